@@ -1,0 +1,28 @@
+//! What Karte nodes sign, seal and say to each other.
+//!
+//! For: bytes and rules. Every signed object, the sealing of records, the identity log, the decision whether
+//! a record may leave. Pure functions over values; time and chance are arguments.
+//!
+//! Not for: sockets, disks, clocks, user interfaces. `Cargo.toml` names no tokio, libp2p or sled, so the
+//! compiler keeps that seam. The bytes are specified in `SPEC.md`.
+
+#![deny(missing_docs)]
+
+pub mod bao;
+pub mod card;
+pub mod chance;
+pub mod consent;
+pub mod decide;
+pub mod encoding;
+pub mod entry;
+pub mod grant;
+pub mod id;
+pub mod identity;
+pub mod keys;
+pub mod label;
+pub mod limits;
+pub mod message;
+pub mod seal;
+pub mod shelf;
+pub mod signed;
+pub mod time;

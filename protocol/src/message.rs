@@ -1,0 +1,209 @@
+//! What nodes say to each other: control messages (request and response) and the frames of a payload stream.
+//!
+//! Canonical CBOR like everything signed; at most 1 MiB a message, 2 MiB a frame. Signed objects travel as
+//! their COSE bytes and are verified by whoever takes them out.
+
+use crate::encoding::{self, EncodingError};
+use crate::id::{GrantId, ObjectId, PartyId, RecordId};
+use crate::identity::Head;
+use crate::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
+use serde::{Deserialize, Serialize};
+
+/// COSE bytes of a signed object, or an age file.
+pub type Bytes = serde_bytes::ByteBuf;
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Opens every connection, dialler first.
+    Hello(Hello),
+    /// Entries of a log that the other may need; denials first.
+    Entries {
+        /// Whose log.
+        of: PartyId,
+        /// Its entries, in an order that can be added.
+        entries: Vec<Bytes>,
+    },
+    /// The entries of a log that the asker lacks.
+    Log {
+        /// Whose log.
+        of: PartyId,
+        /// Heads the asker holds.
+        have: Vec<Head>,
+    },
+    /// A fresh Status.
+    Status {
+        /// The signed Status.
+        status: Bytes,
+    },
+    /// A grant for the other party.
+    Offer {
+        /// The grant.
+        grant: GrantId,
+        /// Its Opening, age-sealed to the reader's devices.
+        opening: Bytes,
+    },
+    /// Yes to a grant.
+    Accept {
+        /// The signed Accept.
+        accept: Bytes,
+    },
+    /// A session under a grant.
+    Release {
+        /// The signed Release.
+        release: Bytes,
+    },
+    /// Segments of a shelf in the running session.
+    Segments {
+        /// The grant.
+        grant: GrantId,
+        /// The first segment wanted.
+        from: u64,
+    },
+    /// The shelf has grown: come and fetch.
+    News {
+        /// The grant.
+        grant: GrantId,
+        /// The signed ShelfHead.
+        head: Bytes,
+    },
+    /// What was done with records.
+    Receipts {
+        /// Signed Receipts, oldest first.
+        receipts: Vec<Bytes>,
+    },
+}
+
+/// The opening of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hello {
+    /// The signed Card, with the own identity entries in it.
+    pub card: Bytes,
+    /// A fresh signed Status.
+    pub status: Bytes,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Response {
+    /// The other's Hello.
+    Hello(Hello),
+    /// Taken and durable.
+    Done,
+    /// Entries that were asked for.
+    Entries {
+        /// In an order that can be added.
+        entries: Vec<Bytes>,
+        /// Whether there are more than fitted.
+        more: bool,
+    },
+    /// A session is open.
+    Session {
+        /// The holder's signed Status.
+        status: Bytes,
+        /// The signed ShelfHead.
+        head: Bytes,
+    },
+    /// Segments with their keys.
+    Segments {
+        /// In order.
+        segments: Vec<SegmentAndKeys>,
+    },
+    /// No: the same bytes for absent, not granted, revoked, expired and badly signed.
+    Denied,
+}
+
+/// A segment and the age file beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentAndKeys {
+    /// The signed Segment.
+    pub segment: Bytes,
+    /// Its keys, age-sealed to the reading key.
+    pub keys: Bytes,
+}
+
+/// A frame from the reader on a payload stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fetch {
+    /// The grant.
+    pub grant: GrantId,
+    /// The acceptance.
+    pub accept: ObjectId,
+    /// What is wanted, in the order it is wanted.
+    pub wants: Vec<Want>,
+}
+
+/// One record wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Want {
+    /// The record.
+    pub record: RecordId,
+    /// Bytes of its payload that are here already: a whole number of MiB.
+    pub from: u64,
+    /// Whether its label is wanted too.
+    pub label: bool,
+}
+
+/// A frame to the reader on a payload stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Frame {
+    /// The sealed label of a record.
+    Label {
+        /// The record.
+        record: RecordId,
+        /// Sealed under its label key.
+        label: Bytes,
+    },
+    /// A slice of a payload with its proof ([`crate::bao`]).
+    Slice {
+        /// The record.
+        record: RecordId,
+        /// Where it starts.
+        offset: u64,
+        /// bao-tree encoding.
+        slice: Bytes,
+    },
+    /// This record will not come: it is not on the shelf, or not here any more.
+    Missing {
+        /// The record.
+        record: RecordId,
+    },
+    /// Everything asked for was sent.
+    End,
+    /// No.
+    Denied,
+}
+
+macro_rules! on_the_wire {
+    ($name:ident, $max:expr) => {
+        impl $name {
+            /// Canonical bytes.
+            pub fn to_bytes(&self) -> Result<Vec<u8>, EncodingError> {
+                let bytes = encoding::encode(self)?;
+                if bytes.len() > $max {
+                    return Err(EncodingError::TooLarge {
+                        max: $max,
+                        got: bytes.len(),
+                    });
+                }
+                Ok(bytes)
+            }
+
+            /// All or nothing.
+            pub fn from_bytes(bytes: &[u8]) -> Result<Self, EncodingError> {
+                encoding::decode(bytes, $max)
+            }
+        }
+    };
+}
+on_the_wire!(Request, MESSAGE_BYTES_MAX);
+on_the_wire!(Response, MESSAGE_BYTES_MAX);
+on_the_wire!(Fetch, MESSAGE_BYTES_MAX);
+on_the_wire!(Frame, FRAME_BYTES_MAX);
