@@ -1,1 +1,60 @@
+//! The node: keystore, store, engine, network, import, control socket.
+//!
+//! [`run`] is a daemon, [`access`] is what the command line uses. Clocks and faults are arguments: nothing in
+//! here reads a clock or a switch from the environment.
 
+pub mod access;
+pub mod clock;
+pub mod command;
+pub mod control;
+pub mod engine;
+pub mod failure;
+pub mod import;
+pub mod keystore;
+pub mod network;
+mod runtime;
+pub mod settings;
+pub mod store;
+
+use access::{Config, Unlock};
+use clock::Clock;
+use failure::Failure;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Runs a daemon until it is told to end, by a signal or over its control socket.
+///
+/// Ends in order: no new commands; no new connections and no promise to a peer; work under way is committed;
+/// the store is closed clean. Dropping the future instead is a crash: safe, and the next start takes longer.
+pub async fn run(
+    config: Config,
+    clock: impl Clock,
+    unlock: Unlock,
+    ready: &mut dyn FnMut(Value),
+) -> Result<(), Failure> {
+    let running = access::start(&config, Arc::new(clock), unlock).await?;
+    let node = running.node.clone();
+    let mut notices = node.notices();
+    let listener = control::bind(&config.home)?;
+    let control = tokio::spawn(control::serve(listener, node.clone()));
+    ready(json!({
+        "party": running.party.to_string(),
+        "listening": node.listening_ready(config.listen.len()).await,
+        "control": control::path(&config.home).display().to_string(),
+    }));
+    let result = loop {
+        tokio::select! {
+            ended = node.ended() => break ended,
+            () = access::interrupted() => break Ok(()),
+            notice = notices.recv() => {
+                if let Ok(text) = notice {
+                    ready(json!({ "notice": text }));
+                }
+            }
+        }
+    };
+    control.abort();
+    // A socket that stays behind is taken for a dead daemon's and replaced.
+    let _ = std::fs::remove_file(control::path(&config.home));
+    result.and(running.stop().await)
+}

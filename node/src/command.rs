@@ -1,0 +1,181 @@
+//! The vocabulary of a node's own user: what can be commanded, and what comes back.
+//!
+//! For: the control socket and the command line, which say the same whether a daemon runs or not. Not for:
+//! peers; they speak `karte_protocol::message`.
+
+use crate::failure::Failure;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// Who and how this node is.
+    Status,
+    /// Who is connected.
+    Peers,
+    /// The own card.
+    Card,
+    /// Takes a card (`karte:…`) or a pending contact (its party id or alias).
+    ContactAdd {
+        /// The card, or who knocked.
+        card: String,
+        /// What to call it here.
+        alias: Option<String>,
+    },
+    /// All contacts.
+    ContactList,
+    /// Forgets a contact.
+    ContactRemove {
+        /// Which.
+        contact: String,
+    },
+    /// Brings files in.
+    Import {
+        /// Absolute paths of files and folders.
+        paths: Vec<PathBuf>,
+        /// `auto`, `fhir` or `document`.
+        format: String,
+        /// Whom they are about; the own party if absent.
+        subject: Option<String>,
+    },
+    /// Lists records.
+    RecordList(Filter),
+    /// One record.
+    RecordShow {
+        /// Its id or the beginning of it.
+        id: String,
+    },
+    /// Opens a record: the plaintext follows as data.
+    RecordOpen {
+        /// Its id or the beginning of it.
+        id: String,
+        /// `header ‖ payload` for this device's age identity instead of the plaintext.
+        age: bool,
+        /// Who opens, for the receipt.
+        staff: String,
+    },
+    /// Takes a received record into the own records.
+    RecordAdopt {
+        /// Its id or the beginning of it.
+        id: String,
+    },
+    /// Lets a contact read.
+    GrantAdd(NewGrant),
+    /// All grants, given and received.
+    GrantList,
+    /// One grant.
+    GrantShow {
+        /// Its id or the beginning of it.
+        id: String,
+    },
+    /// The signed entry of a grant, as data.
+    GrantCose {
+        /// Its id or the beginning of it.
+        id: String,
+    },
+    /// Says yes to an offered grant.
+    GrantAccept {
+        /// Its id or the beginning of it.
+        id: String,
+        /// Whether what arrives about the own party becomes its own.
+        adopt: bool,
+    },
+    /// Says no to an offered grant.
+    GrantDecline {
+        /// Its id or the beginning of it.
+        id: String,
+    },
+    /// Ends a grant.
+    GrantRevoke {
+        /// Its id or the beginning of it.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// Exchanges everything with one contact or all.
+    Sync {
+        /// Which; all if absent.
+        contact: Option<String>,
+        /// Who asks, for the release.
+        staff: String,
+    },
+    /// What happened to the own records.
+    AuditList,
+    /// This device's age identity, as data.
+    KeysExport,
+    /// Ends the daemon in order.
+    Stop,
+}
+
+/// Which records.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// Kinds; a prefix covers all below it.
+    pub kinds: Vec<String>,
+    /// FHIR category codes.
+    pub categories: Vec<String>,
+    /// Codes, `system|code` or a bare code.
+    pub codes: Vec<String>,
+    /// Effective from, inclusive: `2015`, `2015-06-01` or an instant.
+    pub from: Option<String>,
+    /// Effective until, exclusive.
+    pub until: Option<String>,
+    /// A contact, or `me`.
+    pub subject: Option<String>,
+    /// Received under this grant.
+    pub grant: Option<String>,
+}
+
+/// A grant to be given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewGrant {
+    /// To whom.
+    pub contact: String,
+    /// What it covers.
+    pub scope: Filter,
+    /// Exactly these records.
+    pub records: Vec<String>,
+    /// Kinds, categories, codes or sensitivities that are held back without a word.
+    pub exclude: Vec<String>,
+    /// HL7 v3 PurposeOfUse.
+    pub purpose: String,
+    /// Legal basis.
+    pub basis: String,
+    /// Whether the reader may keep what it reads.
+    pub onward_keep: bool,
+    /// How long it counts, in milliseconds.
+    pub expires_ms: i64,
+    /// How long without word from the holder.
+    pub offline_ms: i64,
+    /// Only say which records it would be.
+    pub dry_run: bool,
+}
+
+/// What comes back while a command runs. A command ends with `Done` or `Failed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// One result; what `--json` prints as one line.
+    Item(serde_json::Value),
+    /// How far long work is.
+    Progress {
+        /// What is being done.
+        what: String,
+        /// Done so far, in `unit`s.
+        done: u64,
+        /// In all; 0 when unknown.
+        total: u64,
+        /// `records` or `bytes`.
+        unit: String,
+    },
+    /// Something to tell meanwhile.
+    Note(String),
+    /// Bytes of a data result follow outside of JSON.
+    Data(u64),
+    /// The end.
+    Done,
+    /// The end, badly.
+    Failed(Failure),
+}

@@ -1,0 +1,1008 @@
+//! Grants this party received: accept, sync, verify, open, end.
+
+use super::library::{Seen, seen_of};
+use super::peers::Duty;
+use super::rows::{
+    CAME_BY, GOT, GotRow, GotState, LABELS, OUTBOX, RECEIPTS, RECEIVED, ReceivedRow, SEGMENTS, TOP,
+};
+use super::{Effect, Engine, FetchEnd, Opening as OpenRecord, find_id};
+use crate::failure::{Failure, Kind};
+use karte_protocol::card;
+use karte_protocol::consent::{Accept, Deed, Receipt, Release};
+use karte_protocol::decide::{self, Clause, Denial};
+use karte_protocol::encoding;
+use karte_protocol::entry::Entry;
+use karte_protocol::grant::{OPENING_BYTES_MAX, Onward, OpenGrant, Opening};
+use karte_protocol::id::{DeviceId, GrantId, ObjectId, PartyId, RecordId, digest};
+use karte_protocol::identity::PartyLog;
+use karte_protocol::keys::SealingKey;
+use karte_protocol::label;
+use karte_protocol::limits::{SESSION_MS_MAX, TEXT_BYTES_MAX, WANTS_MAX};
+use karte_protocol::message::{Bytes, Fetch, Request, Response, SegmentAndKeys, Want};
+use karte_protocol::seal;
+use karte_protocol::shelf::{self, Handed, Segment, Shelf, ShelfHead};
+use karte_protocol::signed::{Signed, Verified};
+use karte_protocol::time::{MINUTE_MS, UnixMs};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// A grant this party received.
+pub(super) struct Got {
+    pub(super) row: GotRow,
+    pub(super) open: OpenGrant,
+    pub(super) accept: Option<Verified<Accept>>,
+    /// Handed over, and not here yet.
+    pub(super) missing: BTreeMap<RecordId, Handed>,
+    /// Segments the holder says there are.
+    pub(super) segments_there: u64,
+    /// Asked for by a sync, or due because the session is new.
+    pub(super) wanted: bool,
+    /// What the running or last sync brought.
+    pub(super) run: Run,
+}
+
+/// What a sync brought under one grant.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Run {
+    pub(super) received: u64,
+    pub(super) bytes: u64,
+    pub(super) refused: u64,
+    pub(super) denied: bool,
+    pub(super) broken: Option<String>,
+    /// Payload bytes of the running fetch.
+    pub(super) underway: u64,
+}
+
+impl Got {
+    fn of(row: GotRow, open: OpenGrant) -> Result<Self, Failure> {
+        let accept = match &row.accept {
+            Some(bytes) => Some(Signed::<Accept>::from_bytes(bytes.to_vec()).verify()?),
+            None => None,
+        };
+        let segments_there = row.segments;
+        Ok(Self {
+            row,
+            open,
+            accept,
+            missing: BTreeMap::new(),
+            segments_there,
+            wanted: false,
+            run: Run::default(),
+        })
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.row.state == GotState::Accepted
+    }
+}
+
+impl Engine {
+    pub(super) fn load_got(&mut self) -> Result<(), Failure> {
+        for (_, row) in self.rows::<GotRow>(GOT, TOP)? {
+            let open = row.opening.verify()?;
+            let id = open.id();
+            let mut got = Got::of(row, open)?;
+            let mut missing = BTreeMap::new();
+            self.each_received(&id, &mut |record, row| {
+                if row.label.is_none() {
+                    missing.insert(record, row.handed(record));
+                }
+            })?;
+            got.missing = missing;
+            self.got.insert(id, got);
+        }
+        for id in self.got.keys().copied().collect::<Vec<_>>() {
+            let accepted = self.got.get(&id).is_some_and(Got::is_live);
+            if accepted && self.ring.reading(&id).is_none() {
+                // The key went before the row did: the end was under way when the node stopped.
+                self.end_got(id, "its reading key is gone")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn save_got(&mut self, id: GrantId) -> Result<(), Failure> {
+        match self.got.get(&id).map(|got| got.row.clone()) {
+            Some(row) => self.put(GOT, TOP, id.as_bytes(), &row),
+            None => Ok(()),
+        }
+    }
+
+    // --- offer and acceptance
+
+    /// A grant that a contact gave us.
+    pub(super) fn take_offer(&mut self, from: PartyId, sealed: &[u8]) -> Result<bool, Failure> {
+        let Ok(bytes) = seal::open_with(sealed, &[&self.keys.sealing], OPENING_BYTES_MAX) else {
+            return Ok(false);
+        };
+        let Ok(opening) = encoding::decode::<Opening>(&bytes, OPENING_BYTES_MAX) else {
+            return Ok(false);
+        };
+        let Ok(open) = opening.verify() else {
+            return Ok(false);
+        };
+        let is_for_us = open.holder() == Some(from) && open.reader() == self.me.party && open.scope.is_some();
+        if !is_for_us {
+            return Ok(false);
+        }
+        let id = open.id();
+        if self.got.contains_key(&id) {
+            return Ok(true);
+        }
+        self.take_entries(from, vec![open.entry.clone()])?;
+        let row = GotRow {
+            opening,
+            holder: from,
+            state: GotState::Offered,
+            accept: None,
+            delivered: false,
+            adopt: false,
+            segments: 0,
+            last: None,
+            head_ms: 0,
+            receipts: 0,
+            receipt_last: None,
+            ended: String::new(),
+            at_ms: self.now,
+        };
+        let got = Got::of(row, open)?;
+        self.got.insert(id, got);
+        self.save_got(id)?;
+        let name = self.name_of(from);
+        if self.policy.accept_grants {
+            self.accept(id, self.policy.adopt)?;
+            self.notice(format!(
+                "{name} offers grant {}, accepted by your settings",
+                id.short()
+            ));
+        } else {
+            self.notice(format!(
+                "{name} offers grant {0}: `karte grant accept {0}`",
+                id.short()
+            ));
+        }
+        self.honour_ends(from)?;
+        Ok(true)
+    }
+
+    pub(super) fn accept_by_hand(&mut self, text: &str, adopt: bool) -> Result<Vec<Value>, Failure> {
+        let id = self.find_got(text)?;
+        let state = self.got.get(&id).map(|got| got.row.state);
+        match state {
+            Some(GotState::Offered | GotState::Declined) => self.accept(id, adopt)?,
+            Some(GotState::Accepted) => {
+                if let Some(got) = self.got.get_mut(&id) {
+                    got.row.adopt = adopt;
+                }
+                self.save_got(id)?;
+            }
+            Some(GotState::Ended) | None => {
+                return Err(Failure::refused(format!("grant {} has ended", id.short()))
+                    .next("Ask its holder for a new one."));
+            }
+        }
+        Ok(vec![self.view_got(id)])
+    }
+
+    /// A fresh reading key, kept before the signed Accept names it.
+    fn accept(&mut self, id: GrantId, adopt: bool) -> Result<(), Failure> {
+        let key = SealingKey::generate(self.chance.as_mut());
+        let recipient = key.recipient();
+        self.ring.keep(id, key)?;
+        let Some(got) = self.got.get(&id) else {
+            return Ok(());
+        };
+        let n = got.accept.as_ref().map_or(0, |accept| accept.n + 1);
+        let accept = Accept {
+            grant: id,
+            reader: self.me.party,
+            n,
+            recipient,
+        };
+        let signed = Verified::sign(accept, self.by(), &self.keys.device)?;
+        if let Some(got) = self.got.get_mut(&id) {
+            got.row.accept = Some(signed.bytes().to_vec().into());
+            got.row.state = GotState::Accepted;
+            got.row.delivered = false;
+            got.row.adopt = adopt;
+            got.row.segments = 0;
+            got.row.last = None;
+            got.accept = Some(signed);
+            got.wanted = true;
+        }
+        self.save_got(id)
+    }
+
+    pub(super) fn decline(&mut self, text: &str) -> Result<Vec<Value>, Failure> {
+        let id = self.find_got(text)?;
+        match self.got.get(&id).map(|got| got.row.state) {
+            Some(GotState::Offered) => {
+                if let Some(got) = self.got.get_mut(&id) {
+                    got.row.state = GotState::Declined;
+                }
+                self.save_got(id)?;
+            }
+            Some(GotState::Accepted) => self.end_got(id, "declined by this node's user")?,
+            _ => {}
+        }
+        Ok(vec![self.view_got(id)])
+    }
+
+    fn find_got(&self, text: &str) -> Result<GrantId, Failure> {
+        find_id("grant", text, self.got.keys().map(|id| (id.to_hex(), *id)))
+    }
+
+    /// Any grant, given or received.
+    pub(super) fn find_grant(&self, text: &str) -> Result<GrantId, Failure> {
+        find_id(
+            "grant",
+            text,
+            self.given
+                .keys()
+                .chain(self.got.keys())
+                .map(|id| (id.to_hex(), *id)),
+        )
+    }
+
+    pub(super) fn show_grants(&self) -> Result<Vec<Value>, Failure> {
+        let given = self
+            .given
+            .iter()
+            .map(|(id, given)| (given.row.at_ms, self.view_given(*id)));
+        let got = self
+            .got
+            .iter()
+            .map(|(id, got)| (got.row.at_ms, self.view_got(*id)));
+        let mut views: Vec<(UnixMs, Value)> = given.chain(got).collect();
+        views.sort_by_key(|(at, _)| *at);
+        Ok(views.into_iter().map(|(_, view)| view).collect())
+    }
+
+    pub(super) fn show_grant(&self, text: &str) -> Result<Vec<Value>, Failure> {
+        let id = self.find_grant(text)?;
+        Ok(vec![if self.given.contains_key(&id) {
+            self.view_given(id)
+        } else {
+            self.view_got(id)
+        }])
+    }
+
+    pub(super) fn view_got(&self, id: GrantId) -> Value {
+        let Some(got) = self.got.get(&id) else {
+            return Value::Null;
+        };
+        let mut view = self.view_grant(id, &got.open.opened, got.open.scope.as_ref(), got.row.holder);
+        let state = match got.row.state {
+            GotState::Offered => "offered",
+            GotState::Accepted => "active",
+            GotState::Declined => "declined",
+            GotState::Ended => "ended",
+        };
+        let mut here = 0;
+        // A count of what can be read; a store that fails here fails louder elsewhere.
+        let _ = self.each_received(&id, &mut |_, row| here += u64::from(row.label.is_some()));
+        if let Some(object) = view.as_object_mut() {
+            object.insert("state".into(), json!(state));
+            object.insert("direction".into(), json!("received"));
+            object.insert("ended".into(), json!(got.row.ended));
+            object.insert("adopt".into(), json!(got.row.adopt));
+            object.insert("records".into(), json!(here));
+            object.insert("missing".into(), json!(got.missing.len()));
+        }
+        view
+    }
+
+    pub(super) fn has_live_grants_with(&self, party: PartyId) -> bool {
+        let mine = &self.mine().state;
+        let given = self.given.iter().any(|(id, given)| {
+            given.open.reader() == party
+                && !mine.revoked.contains(id)
+                && self.now < given.open.opened.not_after_ms
+        });
+        given
+            || self
+                .got
+                .values()
+                .any(|got| got.row.holder == party && got.is_live())
+    }
+
+    // --- asking
+
+    /// What to ask a holder for next, as duties.
+    pub(super) fn reading_duties(&self, holder: PartyId, peer: DeviceId) -> Vec<Duty> {
+        let mut duties = Vec::new();
+        let sessions = self.peers.get(&peer);
+        for (id, got) in self
+            .got
+            .iter()
+            .filter(|(_, got)| got.row.holder == holder && got.is_live())
+        {
+            if !got.row.delivered {
+                duties.push(Duty::Accept(*id));
+                continue;
+            }
+            let session = sessions.and_then(|state| state.sessions.get(id)).copied();
+            let runs_out = session.is_none_or(|until| until < self.now + 5 * MINUTE_MS);
+            let denied = sessions.is_some_and(|state| state.denied.contains(id));
+            if denied && !got.wanted {
+                continue;
+            }
+            if got.wanted || (runs_out && self.policy.live) {
+                duties.push(Duty::Release(*id));
+            } else if session.is_some() && got.segments_there > got.row.segments {
+                duties.push(Duty::Segments(*id));
+            } else if session.is_some() && !got.missing.is_empty() {
+                duties.push(Duty::Fetch(*id));
+            }
+        }
+        duties
+    }
+
+    pub(super) fn accept_request(&self, id: GrantId) -> Option<Request> {
+        let accept = self.got.get(&id)?.accept.as_ref()?;
+        Some(Request::Accept {
+            accept: accept.bytes().to_vec().into(),
+        })
+    }
+
+    pub(super) fn accept_delivered(&mut self, id: GrantId) -> Result<(), Failure> {
+        if let Some(got) = self.got.get_mut(&id) {
+            got.row.delivered = true;
+            got.wanted = true;
+        }
+        self.save_got(id)
+    }
+
+    pub(super) fn release_request(
+        &mut self,
+        peer: DeviceId,
+        id: GrantId,
+    ) -> Result<Option<Request>, Failure> {
+        let nonce = self.chance.salt();
+        let staff = self
+            .peers
+            .get(&peer)
+            .map(|state| state.staff.clone())
+            .unwrap_or_default();
+        let Some(got) = self.got.get_mut(&id) else {
+            return Ok(None);
+        };
+        let Some(accept) = &got.accept else {
+            return Ok(None);
+        };
+        got.wanted = false;
+        let release = Release {
+            grant: id,
+            accept: accept.id(),
+            to: peer,
+            purpose: got.open.opened.purpose.clone(),
+            staff: if staff.is_empty() { "karte".into() } else { staff },
+            since: got.row.segments,
+            nonce,
+            at_ms: self.now,
+        };
+        let signed = Verified::sign(release, self.by(), &self.keys.device)?;
+        Ok(Some(Request::Release {
+            release: signed.bytes().to_vec().into(),
+        }))
+    }
+
+    /// The holder opened a session.
+    pub(super) fn session_opened(&mut self, peer: DeviceId, id: GrantId, head: &[u8]) -> Result<(), Failure> {
+        let until = self.now + SESSION_MS_MAX;
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.sessions.insert(id, until);
+            state.denied.remove(&id);
+        }
+        self.take_head(id, head)
+    }
+
+    /// A shelf head, asked for or pushed. An older one than held is a rollback and is refused.
+    pub(super) fn take_head(&mut self, id: GrantId, bytes: &[u8]) -> Result<(), Failure> {
+        let Ok(head) = Signed::<ShelfHead>::from_bytes(bytes).verify() else {
+            return Ok(());
+        };
+        let Some(got) = self.got.get(&id) else {
+            return Ok(());
+        };
+        let by_holder = self
+            .logs
+            .get(&got.row.holder)
+            .is_some_and(|held| head.is_by(got.row.holder) && held.state.has_device(&head.by().device));
+        let is_ours = got
+            .accept
+            .as_ref()
+            .is_some_and(|accept| head.accept == accept.id());
+        let segments = head.chains.iter().map(|chain| chain.segments).sum();
+        let rolled_back = head.issued_ms < got.row.head_ms || segments < got.row.segments;
+        if !by_holder || !is_ours || head.grant != id || rolled_back {
+            if rolled_back {
+                self.notice(format!("an older shelf of grant {} was refused", id.short()));
+            }
+            return Ok(());
+        }
+        if let Some(got) = self.got.get_mut(&id) {
+            got.row.head_ms = head.issued_ms;
+            got.segments_there = segments;
+        }
+        self.save_got(id)
+    }
+
+    /// Segments in order: each must link to the one before and be signed by the holder.
+    pub(super) fn take_segments(&mut self, id: GrantId, segments: &[SegmentAndKeys]) -> Result<(), Failure> {
+        if segments.is_empty() {
+            // The holder names more than it gives: wait for its next word instead of asking for ever.
+            if let Some(got) = self.got.get_mut(&id) {
+                got.segments_there = got.row.segments;
+            }
+        }
+        for both in segments {
+            if let Err(reason) = self.take_segment(id, both) {
+                self.notice(format!("a segment of grant {} was refused: {reason}", id.short()));
+                if let Some(got) = self.got.get_mut(&id) {
+                    got.segments_there = got.row.segments;
+                    got.run.broken = Some(reason.message);
+                }
+                return Ok(());
+            }
+        }
+        self.save_got(id)
+    }
+
+    fn take_segment(&mut self, id: GrantId, both: &SegmentAndKeys) -> Result<(), Failure> {
+        let segment = Signed::<Segment>::from_bytes(both.segment.to_vec()).verify()?;
+        let got = self
+            .got
+            .get(&id)
+            .ok_or_else(|| Failure::failed("unknown grant"))?;
+        let accept = got
+            .accept
+            .as_ref()
+            .ok_or_else(|| Failure::failed("not accepted"))?
+            .id();
+        let holder = self
+            .logs
+            .get(&got.row.holder)
+            .ok_or_else(|| Failure::failed("unknown holder"))?;
+        let by_holder = segment.is_by(got.row.holder) && holder.state.has_device(&segment.by().device);
+        let links = segment.seq == got.row.segments && segment.prev == got.row.last;
+        if !by_holder || !links || segment.shelf != (Shelf::Granted { grant: id, accept }) {
+            return Err(Failure::failed("it does not continue the holder's shelf"));
+        }
+        let key = self.ring.reading(&id).ok_or(Denial {
+            grant: id,
+            clause: Clause::KeyGone,
+        })?;
+        let handed = shelf::open_keys(&segment, &both.keys, &[key])?;
+        for record in &segment.withdrawn {
+            self.drop_received(id, *record)?;
+        }
+        for item in handed {
+            if self.received_row(&id, &item.record)?.is_some() {
+                continue;
+            }
+            let row = ReceivedRow::pending(&item, self.now);
+            self.put_received(id, item.record, &row)?;
+            if let Some(got) = self.got.get_mut(&id) {
+                got.missing.insert(item.record, item);
+            }
+        }
+        self.put(SEGMENTS, id.as_bytes(), &segment.seq.to_be_bytes(), both)?;
+        if let Some(got) = self.got.get_mut(&id) {
+            got.row.segments = segment.seq + 1;
+            got.row.last = Some(segment.id());
+        }
+        Ok(())
+    }
+
+    /// The next want-list.
+    pub(super) fn start_fetch(&mut self, peer: DeviceId, id: GrantId) -> bool {
+        let Some(got) = self.got.get_mut(&id) else {
+            return false;
+        };
+        let Some(accept) = got.accept.as_ref().map(Verified::id) else {
+            return false;
+        };
+        let handed: Vec<&Handed> = got.missing.values().take(WANTS_MAX).collect();
+        let wants = handed
+            .iter()
+            .map(|item| Want {
+                record: item.record,
+                from: 0,
+                label: true,
+            })
+            .collect();
+        let lengths = handed.iter().map(|item| item.bytes).collect();
+        got.run.underway = 0;
+        self.out.push(Effect::Fetch(
+            peer,
+            Fetch {
+                grant: id,
+                accept,
+                wants,
+            },
+            lengths,
+        ));
+        true
+    }
+
+    // --- arriving
+
+    /// Payloads are here and durable. Each label is opened, traced to its author and compared with the scope.
+    pub(super) fn arrived(
+        &mut self,
+        _peer: DeviceId,
+        id: GrantId,
+        records: Vec<(RecordId, Vec<u8>)>,
+    ) -> Result<(), Failure> {
+        let mut adopted = 0;
+        for (record, sealed_label) in records {
+            let handed = match self.got.get_mut(&id).filter(|got| got.is_live()) {
+                Some(got) => got.missing.remove(&record),
+                None => None,
+            };
+            let Some(handed) = handed else {
+                self.drop_if_unneeded(vec![record])?;
+                continue;
+            };
+            adopted += u64::from(self.verify_arrival(id, &handed, &sealed_label)?);
+        }
+        if adopted > 0 {
+            self.notice(format!("{adopted} records were taken into your own"));
+        }
+        self.tell_progress(id);
+        Ok(())
+    }
+
+    /// True if the record was adopted.
+    fn verify_arrival(&mut self, id: GrantId, handed: &Handed, sealed_label: &[u8]) -> Result<bool, Failure> {
+        let mut row = ReceivedRow::pending(handed, self.now);
+        match self.judge_label(id, handed, sealed_label) {
+            Ok(label) => row.label = Some(label.bytes().to_vec().into()),
+            Err(reason) => {
+                // Its place is kept, so that it is not fetched again, and nobody is shown it.
+                row.label = Some(Bytes::default());
+                row.quarantine = Some(reason.clone());
+                self.notice(format!(
+                    "record {} was put aside: {reason}",
+                    handed.record.short()
+                ));
+                if let Some(got) = self.got.get_mut(&id) {
+                    got.run.refused += 1;
+                }
+            }
+        }
+        self.put_received(id, handed.record, &row)?;
+        if row.quarantine.is_some() {
+            return Ok(false);
+        }
+        self.put_bytes(LABELS, TOP, handed.record.as_bytes(), sealed_label.to_vec())?;
+        if let Some(got) = self.got.get_mut(&id) {
+            got.run.received += 1;
+            got.run.bytes += handed.bytes;
+        }
+        let adopts = self.got.get(&id).is_some_and(|got| got.row.adopt);
+        match seen_of(id, handed.record, &row) {
+            Some(seen) if adopts && self.may_adopt(&seen) => self.adopt(&seen),
+            _ => Ok(false),
+        }
+    }
+
+    fn judge_label(
+        &self,
+        id: GrantId,
+        handed: &Handed,
+        sealed: &[u8],
+    ) -> Result<Verified<label::Label>, String> {
+        if digest(sealed) != handed.label_hash {
+            return Err("its label is not the one that was handed over".into());
+        }
+        let opened = label::open_label(sealed, &handed.file_key).map_err(|error| error.to_string())?;
+        let author = author_of(&opened).ok_or("its author's signature cannot be traced")?;
+        if !opened.label.is_by(author) {
+            return Err("its author's signature cannot be traced".into());
+        }
+        let got = self.got.get(&id).ok_or("its grant is unknown")?;
+        let in_scope = opened.label.subject == got.open.opened.subject
+            && got
+                .open
+                .scope
+                .as_ref()
+                .is_some_and(|scope| scope.covers(&handed.record, &opened.label));
+        if !in_scope {
+            return Err("it is outside the scope of its grant".into());
+        }
+        if seal::payload_bytes(opened.label.bytes) != handed.bytes {
+            return Err("its length is not the one its label names".into());
+        }
+        Ok(opened.label)
+    }
+
+    /// SPEC rule 11: only the subject itself, or by `onward: keep`.
+    fn may_adopt(&self, seen: &Seen) -> bool {
+        let keeps = seen
+            .grant
+            .and_then(|grant| self.got.get(&grant))
+            .is_some_and(|got| got.open.opened.onward == Onward::Keep);
+        seen.label.subject == self.me.party || keeps
+    }
+
+    pub(super) fn adopt_by_hand(&mut self, text: &str) -> Result<Vec<Value>, Failure> {
+        let seen = self.find_record(text)?;
+        if seen.grant.is_some() && !self.may_adopt(&seen) {
+            return Err(Failure::refused(
+                "only a record about yourself, or one given with --onward keep, can be taken over",
+            )
+            .next("Ask its holder for a grant with --onward keep."));
+        }
+        let fresh = seen.grant.is_some() && self.adopt(&seen)?;
+        let mut view = self.view_record(&seen);
+        if let Some(object) = view.as_object_mut() {
+            object.insert("adopted".into(), json!(fresh));
+        }
+        Ok(vec![view])
+    }
+
+    pub(super) fn receiving(&mut self, _peer: DeviceId, id: GrantId, bytes: u64) {
+        if let Some(got) = self.got.get_mut(&id) {
+            got.run.underway = bytes;
+        }
+        self.tell_progress(id);
+    }
+
+    pub(super) fn fetch_ended(
+        &mut self,
+        peer: DeviceId,
+        id: GrantId,
+        missing: &[RecordId],
+        end: &FetchEnd,
+    ) -> Result<(), Failure> {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.outstanding.remove(&Duty::Fetch(id));
+            if *end == FetchEnd::Denied {
+                state.sessions.remove(&id);
+                state.denied.insert(id);
+            }
+        }
+        if let Some(got) = self.got.get_mut(&id) {
+            for record in missing {
+                // Not there any more: it is asked for again in a later session, not in this one.
+                got.missing.remove(record);
+                got.run.refused += 1;
+            }
+            match end {
+                FetchEnd::Whole => {}
+                FetchEnd::Denied => got.run.denied = true,
+                FetchEnd::Broken(reason) => {
+                    got.run.broken = Some(reason.clone());
+                    // Not again on this connection without being told to.
+                    if let Some(state) = self.peers.get_mut(&peer) {
+                        state.sessions.remove(&id);
+                        state.denied.insert(id);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // --- opening
+
+    /// Grants under which received records may be shown now.
+    pub(super) fn readable_grants(&self) -> Vec<GrantId> {
+        self.got
+            .keys()
+            .copied()
+            .filter(|id| self.may_read(*id).is_ok())
+            .collect()
+    }
+
+    /// SPEC rule 10.
+    fn may_read(&self, id: GrantId) -> Result<(), Denial> {
+        let unknown = Denial {
+            grant: id,
+            clause: Clause::NotCounting,
+        };
+        let got = self.got.get(&id).ok_or(unknown.clone())?;
+        let holder = self.logs.get(&got.row.holder).ok_or(unknown)?;
+        decide::read(&decide::Reading {
+            now_ms: self.now,
+            grant: id,
+            opened: &got.open.opened,
+            holder: &holder.state,
+            holder_heard_ms: self.heard_ms(got.row.holder),
+        })?;
+        match self.ring.reading(&id) {
+            Some(_) => Ok(()),
+            None => Err(Denial {
+                grant: id,
+                clause: Clause::KeyGone,
+            }),
+        }
+    }
+
+    /// Permission to open a record. Under a grant the receipt is written first, and goes to the holder.
+    pub(super) fn open_record(&mut self, text: &str, age: bool, staff: &str) -> Result<OpenRecord, Failure> {
+        if staff.len() > TEXT_BYTES_MAX {
+            return Err(Failure::usage("expected a staff name of at most 500 bytes"));
+        }
+        let seen = self
+            .find_record(text)
+            .map_err(|failure| self.why_not(text).unwrap_or(failure))?;
+        if let Some(grant) = seen.grant {
+            self.may_read(grant)?;
+            let purpose = self
+                .got
+                .get(&grant)
+                .map(|got| got.open.opened.purpose.clone())
+                .unwrap_or_default();
+            self.write_receipt(grant, Deed::Opened, vec![seen.record], staff, &purpose)?;
+        }
+        Ok(OpenRecord {
+            record: seen.record,
+            file_key: seen.handed.file_key.clone(),
+            label: label::Label::clone(&seen.label),
+            recipients: if age {
+                vec![self.keys.sealing.recipient()]
+            } else {
+                vec![]
+            },
+        })
+    }
+
+    /// A record that is not shown any more: say under which grant it came and why it is closed, to the own user.
+    fn why_not(&self, text: &str) -> Option<Failure> {
+        let record: RecordId = text.trim().parse().ok()?;
+        let grants = self.values(CAME_BY, record.as_bytes()).ok()?;
+        grants
+            .iter()
+            .filter_map(|(grant, _)| GrantId::from_slice(grant))
+            .find_map(|grant| self.may_read(grant).err())
+            .map(Failure::from)
+    }
+
+    fn write_receipt(
+        &mut self,
+        id: GrantId,
+        what: Deed,
+        records: Vec<RecordId>,
+        staff: &str,
+        purpose: &str,
+    ) -> Result<(), Failure> {
+        let Some(got) = self.got.get(&id) else {
+            return Ok(());
+        };
+        let Some(accept) = got.accept.as_ref().map(Verified::id) else {
+            return Ok(());
+        };
+        let receipt = Receipt {
+            grant: id,
+            accept,
+            what,
+            records,
+            staff: staff.to_owned(),
+            purpose: purpose.to_owned(),
+            at_ms: self.now,
+            seq: got.row.receipts,
+            prev: got.row.receipt_last,
+        };
+        let holder = got.row.holder;
+        let signed = Verified::sign(receipt, self.by(), &self.keys.device)?;
+        self.put_bytes(
+            RECEIPTS,
+            id.as_bytes(),
+            signed.id().as_bytes(),
+            signed.bytes().to_vec(),
+        )?;
+        self.put_bytes(
+            OUTBOX,
+            holder.as_bytes(),
+            signed.id().as_bytes(),
+            id.as_bytes().to_vec(),
+        )?;
+        if let Some(got) = self.got.get_mut(&id) {
+            got.row.receipts += 1;
+            got.row.receipt_last = Some(signed.id());
+        }
+        self.save_got(id)
+    }
+
+    /// Receipts that a holder has not confirmed, oldest first.
+    pub(super) fn receipts_due(&self, holder: PartyId) -> Result<Vec<Verified<Receipt>>, Failure> {
+        let mut due = Vec::new();
+        for (receipt, grant) in self.values(OUTBOX, holder.as_bytes())? {
+            if let Some(bytes) = self.store.get(RECEIPTS, &grant, &receipt)? {
+                due.push(Signed::<Receipt>::from_bytes(bytes).verify()?);
+            }
+        }
+        due.sort_by_key(|receipt| (receipt.grant, receipt.seq));
+        // 1,000: some 300 KB; the next ones follow when these are confirmed.
+        due.truncate(1_000);
+        Ok(due)
+    }
+
+    pub(super) fn receipts_delivered(&mut self, holder: PartyId, ids: &[ObjectId]) -> Result<(), Failure> {
+        ids.iter()
+            .try_for_each(|id| self.delete(OUTBOX, holder.as_bytes(), id.as_bytes()))
+    }
+
+    // --- ending
+
+    /// After new entries of a holder: every grant that they end, ends.
+    pub(super) fn honour_ends(&mut self, holder: PartyId) -> Result<(), Failure> {
+        let Some(held) = self.logs.get(&holder) else {
+            return Ok(());
+        };
+        let ended: Vec<(GrantId, &str)> = self
+            .got
+            .iter()
+            .filter(|(_, got)| got.row.holder == holder && got.row.state != GotState::Ended)
+            .filter_map(|(id, got)| {
+                let generation = got.open.entry.by().r#gen;
+                if held.state.revoked.contains(id) {
+                    Some((*id, "revoked by its holder"))
+                } else if generation < held.state.generation {
+                    Some((*id, "ended by its holder's recovery"))
+                } else {
+                    None
+                }
+            })
+            .collect();
+        for (id, reason) in ended {
+            self.end_got(id, reason)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn end_expired(&mut self) -> Result<(), Failure> {
+        let over: Vec<GrantId> = self
+            .got
+            .iter()
+            .filter(|(_, got)| got.row.state != GotState::Ended && self.now >= got.open.opened.not_after_ms)
+            .map(|(id, _)| *id)
+            .collect();
+        over.into_iter().try_for_each(|id| self.end_got(id, "expired"))
+    }
+
+    /// The end of a received grant: the reading key is destroyed, and with it everything that was derived from
+    /// it, in copies of this folder too; rows and payloads that nothing else needs are deleted; the holder gets
+    /// a signed receipt of both.
+    fn end_got(&mut self, id: GrantId, reason: &str) -> Result<(), Failure> {
+        let Some(got) = self.got.get(&id) else {
+            return Ok(());
+        };
+        let (was_accepted, holder) = (got.row.state == GotState::Accepted, got.row.holder);
+        self.ring.destroy(&id)?;
+        let records: Vec<RecordId> = self
+            .values(RECEIVED, id.as_bytes())?
+            .iter()
+            .filter_map(|(record, _)| RecordId::from_slice(record))
+            .collect();
+        self.delete_all(RECEIVED, id.as_bytes())?;
+        self.delete_all(SEGMENTS, id.as_bytes())?;
+        for record in &records {
+            self.delete(CAME_BY, record.as_bytes(), id.as_bytes())?;
+        }
+        self.drop_if_unneeded(records)?;
+        if let Some(got) = self.got.get_mut(&id) {
+            got.row.state = GotState::Ended;
+            got.row.ended = reason.to_owned();
+            got.missing.clear();
+            got.wanted = false;
+        }
+        self.save_got(id)?;
+        self.out.push(Effect::StopFetch(id));
+        if was_accepted {
+            let purpose = self
+                .got
+                .get(&id)
+                .map(|got| got.open.opened.purpose.clone())
+                .unwrap_or_default();
+            self.write_receipt(id, Deed::Stopped, vec![], "karte", &purpose)?;
+            self.write_receipt(id, Deed::Deleted, vec![], "karte", &purpose)?;
+        }
+        let name = self.name_of(holder);
+        self.notice(format!("grant {} of {name} has ended: {reason}", id.short()));
+        Ok(())
+    }
+
+    fn drop_received(&mut self, id: GrantId, record: RecordId) -> Result<(), Failure> {
+        self.delete(RECEIVED, id.as_bytes(), record.as_bytes())?;
+        self.delete(CAME_BY, record.as_bytes(), id.as_bytes())?;
+        if let Some(got) = self.got.get_mut(&id) {
+            got.missing.remove(&record);
+        }
+        self.drop_if_unneeded(vec![record])
+    }
+
+    fn drop_if_unneeded(&mut self, records: Vec<RecordId>) -> Result<(), Failure> {
+        let mut unneeded = Vec::new();
+        for record in records {
+            if !self.needs(&record)? {
+                self.delete(LABELS, TOP, record.as_bytes())?;
+                unneeded.push(record);
+            }
+        }
+        if !unneeded.is_empty() {
+            self.out.push(Effect::Drop(unneeded));
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_session(
+        &mut self,
+        peer: DeviceId,
+        id: GrantId,
+        response: Response,
+    ) -> Result<(), Failure> {
+        match response {
+            Response::Session { status, head } => {
+                self.hear_status(peer, &status)?;
+                self.session_opened(peer, id, &head)
+            }
+            _ => {
+                self.session_denied(peer, id);
+                Ok(())
+            }
+        }
+    }
+
+    /// The holder said no. Why, it does not say; its log, which we may follow, may.
+    pub(super) fn session_denied(&mut self, peer: DeviceId, id: GrantId) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.sessions.remove(&id);
+            state.denied.insert(id);
+        }
+        if let Some(got) = self.got.get_mut(&id) {
+            got.run.denied = true;
+        }
+    }
+
+    pub(super) fn run_failure(&self, id: GrantId) -> Option<Failure> {
+        let got = self.got.get(&id)?;
+        let name = self.name_of(got.row.holder);
+        if got.row.state == GotState::Ended {
+            return Some(
+                Failure::refused(format!(
+                    "grant {} of {name} has ended: {}",
+                    id.short(),
+                    got.row.ended
+                ))
+                .next("Ask for a new grant if you still need to read."),
+            );
+        }
+        if got.run.denied {
+            return Some(
+                Failure::refused(format!("{name} denied grant {}", id.short()))
+                    .next("It may have ended; ask its holder."),
+            );
+        }
+        got.run.broken.as_ref().map(|reason| {
+            Failure::new(
+                Kind::Unreachable,
+                format!("the transfer from {name} broke off: {reason}"),
+            )
+            .next("Repeat `karte sync`: what has arrived is kept.")
+        })
+    }
+}
+
+/// The party whose identity entries in the label name the device that signed it.
+fn author_of(opened: &label::OpenedLabel) -> Option<PartyId> {
+    let mut entries = opened
+        .identity
+        .iter()
+        .map(|bytes| Signed::<Entry>::from_bytes(bytes.clone()).verify());
+    let genesis = entries.next()?.ok()?;
+    let mut log = PartyLog::start(genesis).ok()?;
+    for entry in entries {
+        log.add(entry.ok()?).ok()?;
+    }
+    let state = log.state();
+    state.has_device(&opened.label.by().device).then(|| log.party())
+}
+
+/// A card's bytes, checked; used for Hello.
+pub(super) fn introduce(bytes: &[u8]) -> Option<card::Introduced> {
+    card::introduce(bytes).ok()
+}

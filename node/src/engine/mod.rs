@@ -1,0 +1,720 @@
+//! The engine: everything a node decides, as one machine. `handle(input, now) -> effects`.
+//!
+//! Participants: the own user ([`Command`]), peers (control messages, fetches), the clock ([`Input::Tick`]).
+//! Goals: no socket, no await, no clock of its own; the same code runs under the simulator. What it writes goes
+//! to a [`Store`]; whoever drives it commits the store **before** any effect is carried out, so that nothing is
+//! said or sent that could be lost.
+//! Non-goals: bytes of payloads. Those go between [`crate::store::Blobs`] and the network, in `runtime`.
+//!
+//! | file | concern |
+//! |---|---|
+//! | `rows` | what is kept, under which names |
+//! | `people` | contacts, cards, logs, statuses |
+//! | `library` | own records, and selecting among all |
+//! | `giving` | grants this party gave: offer, shelve, release, serve, revoke |
+//! | `getting` | grants this party received: accept, sync, open, end |
+//! | `peers` | connections, and what is due to whom |
+//! | `audit` | who did what, told to the own user |
+
+mod audit;
+mod getting;
+mod giving;
+mod library;
+mod peers;
+mod people;
+mod rows;
+mod select;
+
+use crate::command::Command;
+use crate::failure::{Failure, Kind};
+use crate::keystore::{Keyring, Keys};
+use crate::store::{Batch, Store, StoreError, Table};
+use getting::Got;
+use giving::Given;
+use karte_protocol::chance::Chance;
+use karte_protocol::consent::Status;
+use karte_protocol::encoding;
+use karte_protocol::entry::{Act, Device, Entry, Genesis};
+use karte_protocol::id::{DeviceId, EntryId, GrantId, PartyId, RecordId};
+use karte_protocol::identity::{PartyLog, State};
+use karte_protocol::keys::Recipient;
+use karte_protocol::label::Label;
+use karte_protocol::message::{Fetch, Frame};
+use karte_protocol::seal::FileKey;
+use karte_protocol::signed::{By, Signed, Verified};
+use karte_protocol::time::{DAY_MS, MINUTE_MS, UnixMs};
+use peers::{Peer, Redial, SyncRun};
+use people::Contact;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+pub use library::NewRecord;
+pub use peers::Duty;
+
+/// Names a command until it is answered.
+pub type Ticket = u64;
+/// Names a peer's request until it is replied to.
+pub type RequestId = u64;
+/// Names a payload stream that a peer opened.
+pub type StreamId = u64;
+
+/// What the engine is told.
+pub enum Input {
+    /// The own user commands.
+    Command(Ticket, Box<Command>),
+    /// Whom does the own user mean?
+    Subject(Ticket, Option<String>),
+    /// Which of these plaintexts are own records already?
+    AreKnown(Ticket, PartyId, Vec<karte_protocol::id::Digest>),
+    /// Records that were imported and sealed; their payloads are durable.
+    Records(Ticket, Vec<NewRecord>),
+    /// Addresses this node can be reached at.
+    Listening(Vec<String>),
+    /// A connection began.
+    Connected {
+        /// The device at its other end.
+        peer: DeviceId,
+        /// Where it is.
+        address: String,
+        /// Whether we called.
+        dialled: bool,
+    },
+    /// The last connection to a device ended.
+    Disconnected(DeviceId),
+    /// A party could not be reached.
+    DialFailed(PartyId, String),
+    /// A peer asks.
+    Request(DeviceId, RequestId, Vec<u8>),
+    /// A peer answered, or did not.
+    Answered(DeviceId, Duty, Result<Vec<u8>, String>),
+    /// A peer wants payloads on a stream.
+    FetchAsked(DeviceId, StreamId, Vec<u8>),
+    /// A running stream asks whether it may go on.
+    MayServe(StreamId),
+    /// A stream that we serve ended.
+    ServeEnded(StreamId),
+    /// Payloads are here and durable, each with its sealed label.
+    Arrived(DeviceId, GrantId, Vec<(RecordId, Vec<u8>)>),
+    /// How far a fetch is, in payload bytes.
+    Receiving(DeviceId, GrantId, u64),
+    /// A fetch ended; these records did not come.
+    FetchEnded(DeviceId, GrantId, Vec<RecordId>, FetchEnd),
+    /// Time passed.
+    Tick,
+}
+
+/// How a fetch ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FetchEnd {
+    /// All that was asked was answered.
+    Whole,
+    /// The holder said no.
+    Denied,
+    /// The connection broke, or wrong bytes came.
+    Broken(String),
+}
+
+/// What is to be done. Carried out only after the store is committed.
+pub enum Effect {
+    /// The command's answer.
+    Answer(Ticket, Result<Answer, Failure>),
+    /// Progress of a command.
+    Progress {
+        /// The command.
+        ticket: Ticket,
+        /// Payload bytes so far.
+        done: u64,
+        /// In all.
+        total: u64,
+    },
+    /// Connect to one of a party's devices.
+    Dial {
+        /// The party.
+        party: PartyId,
+        /// Its devices.
+        devices: Vec<DeviceId>,
+        /// Where they were last.
+        addresses: Vec<String>,
+    },
+    /// Ask a peer; its answer comes back with the duty.
+    Request(DeviceId, Duty, Vec<u8>),
+    /// Answer a peer.
+    Reply(RequestId, Vec<u8>),
+    /// Send these frames' records on a stream.
+    Serve(StreamId, Vec<Serving>),
+    /// Send one frame and end the stream.
+    Finish(StreamId, Frame),
+    /// Go on, or not, with a stream.
+    Go(StreamId, bool),
+    /// Fetch payloads and labels.
+    Fetch(DeviceId, Fetch, Vec<u64>),
+    /// Stop fetching under a grant.
+    StopFetch(GrantId),
+    /// Delete payloads that nothing needs.
+    Drop(Vec<RecordId>),
+    /// Tell the own user, if somebody watches.
+    Notice(String),
+    /// The daemon should end.
+    Stop,
+    /// The store failed: nothing further may be promised.
+    Fatal(Failure),
+}
+
+/// One record to serve on a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serving {
+    /// The record.
+    pub record: RecordId,
+    /// Length of its payload.
+    pub payload_bytes: u64,
+    /// From where on.
+    pub from: u64,
+    /// Its sealed label, if that is wanted.
+    pub label: Option<Vec<u8>>,
+}
+
+/// What a command gives.
+pub enum Answer {
+    /// Objects to show.
+    Items(Vec<serde_json::Value>),
+    /// Whom the user meant.
+    Subject(PartyId),
+    /// Which plaintexts are known.
+    Known(BTreeSet<karte_protocol::id::Digest>),
+    /// How many records were new.
+    Taken(u64),
+    /// Permission to open a record.
+    Open(Box<Opening>),
+    /// Bytes to write out.
+    Data(Vec<u8>),
+}
+
+/// Permission to open one record, given after the receipt is written.
+pub struct Opening {
+    /// The record.
+    pub record: RecordId,
+    /// What opens it.
+    pub file_key: FileKey,
+    /// What must come out.
+    pub label: Label,
+    /// Whom to write an age header for, if that was asked.
+    pub recipients: Vec<Recipient>,
+}
+
+/// The settings the engine acts by.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Policy {
+    /// Strangers who knock become contacts at once.
+    pub accept_contacts: bool,
+    /// Offered grants are accepted at once.
+    pub accept_grants: bool,
+    /// Own records that arrive through an automatically accepted grant are adopted.
+    pub adopt: bool,
+    /// Keep sessions open and fetch what is pushed: a daemon. One command alone syncs only when told to.
+    pub live: bool,
+}
+
+/// Who this node is.
+#[derive(Debug, Clone)]
+pub struct Me {
+    /// The party.
+    pub party: PartyId,
+    /// What people call it.
+    pub name: String,
+    /// `patient`, `clinic` or `partner`.
+    pub kind: String,
+}
+
+pub(crate) struct Held {
+    pub(crate) log: PartyLog,
+    pub(crate) state: State,
+}
+
+impl Held {
+    fn of(log: PartyLog) -> Self {
+        let state = log.state();
+        Self { log, state }
+    }
+}
+
+/// The engine.
+pub struct Engine {
+    me: Me,
+    keys: Arc<Keys>,
+    policy: Policy,
+    store: Box<dyn Store>,
+    ring: Box<dyn Keyring>,
+    chance: Box<dyn Chance + Send>,
+    now: UnixMs,
+    addresses: Vec<String>,
+    logs: BTreeMap<PartyId, Held>,
+    /// The newest Status of each party whose signature was good, for leases.
+    latest: BTreeMap<PartyId, Verified<Status>>,
+    /// The newest device-signed one that passes, for offline limits.
+    heard: BTreeMap<PartyId, Verified<Status>>,
+    contacts: BTreeMap<PartyId, Contact>,
+    given: BTreeMap<GrantId, Given>,
+    got: BTreeMap<GrantId, Got>,
+    peers: BTreeMap<DeviceId, Peer>,
+    streams: BTreeMap<StreamId, (DeviceId, GrantId)>,
+    syncs: Vec<SyncRun>,
+    redial: BTreeMap<PartyId, Redial>,
+    out: Vec<Effect>,
+}
+
+/// What a new node is made of.
+pub struct Birth {
+    /// COSE bytes of its Genesis.
+    pub genesis: Vec<u8>,
+    /// Its id.
+    pub party: PartyId,
+}
+
+/// Signs the Genesis of a new party with one device.
+pub fn birth(keys: &Keys, chance: &mut dyn Chance, now: UnixMs) -> Result<Birth, Failure> {
+    let device = Device {
+        device: keys.device.device(),
+        recipients: vec![keys.sealing.recipient()],
+    };
+    let next_recovery = keys
+        .recovery
+        .iter()
+        .map(|seed| seed.commitment())
+        .collect::<Vec<_>>();
+    let threshold = u8::from(!next_recovery.is_empty());
+    let genesis = Genesis {
+        salt: chance.salt(),
+        devices: vec![device],
+        next_recovery,
+        threshold,
+    };
+    let entry = Entry {
+        seq: 0,
+        prev: None,
+        at_ms: now,
+        act: Act::Genesis(genesis),
+    };
+    let by = By {
+        party: None,
+        r#gen: 0,
+        device: keys.device.device(),
+    };
+    let signed = Verified::sign(entry, by, &keys.device)?;
+    let party = PartyLog::start(signed.clone())
+        .map_err(|error| Failure::failed(error.to_string()))?
+        .party();
+    Ok(Birth {
+        genesis: signed.bytes().to_vec(),
+        party,
+    })
+}
+
+/// What an engine is made of.
+pub struct Parts {
+    /// Secrets that do not change.
+    pub keys: Arc<Keys>,
+    /// Reading keys.
+    pub ring: Box<dyn Keyring>,
+    /// Rows.
+    pub store: Box<dyn Store>,
+    /// Chance.
+    pub chance: Box<dyn Chance + Send>,
+    /// COSE bytes of the own Genesis.
+    pub genesis: Vec<u8>,
+    /// What people call this node.
+    pub name: String,
+    /// `patient`, `clinic` or `partner`.
+    pub kind: String,
+    /// How it acts by itself.
+    pub policy: Policy,
+}
+
+impl Engine {
+    /// Takes up where the store ends.
+    pub fn open(parts: Parts, now: UnixMs) -> Result<Self, Failure> {
+        let genesis = Signed::<Entry>::from_bytes(parts.genesis).verify()?;
+        let log = PartyLog::start(genesis.clone()).map_err(|error| Failure::failed(error.to_string()))?;
+        let party = log.party();
+        let mut engine = Self {
+            me: Me {
+                party,
+                name: parts.name,
+                kind: parts.kind,
+            },
+            keys: parts.keys,
+            policy: parts.policy,
+            store: parts.store,
+            ring: parts.ring,
+            chance: parts.chance,
+            now,
+            addresses: vec![],
+            logs: BTreeMap::from([(party, Held::of(log))]),
+            latest: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            contacts: BTreeMap::new(),
+            given: BTreeMap::new(),
+            got: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            syncs: vec![],
+            redial: BTreeMap::new(),
+            out: vec![],
+        };
+        engine.check_clock()?;
+        let id = EntryId::from(genesis.id());
+        engine.put_bytes(ENTRIES, party.as_bytes(), id.as_bytes(), genesis.bytes().to_vec())?;
+        engine.addresses = engine
+            .row(rows::META, rows::TOP, b"addresses")?
+            .unwrap_or_default();
+        engine.load_people()?;
+        engine.load_given()?;
+        engine.load_got()?;
+        engine.publish_library()?;
+        engine.shelve_all()?;
+        engine.commit()?;
+        Ok(engine)
+    }
+
+    /// Who this node is.
+    pub fn me(&self) -> &Me {
+        &self.me
+    }
+
+    /// The long-lived keys, for import and network.
+    pub fn keys(&self) -> Arc<Keys> {
+        self.keys.clone()
+    }
+
+    /// Who signs here.
+    pub fn signer(&self) -> By {
+        self.by()
+    }
+
+    /// COSE bytes of the own identity entries: they travel with every label.
+    pub fn identity(&self) -> Vec<Vec<u8>> {
+        self.mine()
+            .log
+            .identity_entries()
+            .iter()
+            .map(|entry| entry.bytes().to_vec())
+            .collect()
+    }
+
+    /// Makes everything written durable. Effects are carried out after this, never before.
+    pub fn commit(&mut self) -> Result<(), StoreError> {
+        self.store
+            .raise_time_floor(u64::try_from(self.now).unwrap_or_default());
+        self.store.commit()
+    }
+
+    /// Ends in order.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.store.close()
+    }
+
+    /// One step.
+    pub fn handle(&mut self, input: Input, now: UnixMs) -> Vec<Effect> {
+        self.now = now;
+        if let Err(failure) = self.step(input) {
+            self.out.push(Effect::Fatal(failure));
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// An error from here is the store's or the keystore's: the node must not go on. What peers and the user
+    /// do wrong is answered, not returned.
+    fn step(&mut self, input: Input) -> Result<(), Failure> {
+        match input {
+            Input::Command(ticket, command) => self.command(ticket, *command),
+            Input::Subject(ticket, text) => {
+                let subject = self.find_subject(text.as_deref());
+                self.answer(ticket, subject.map(Answer::Subject));
+            }
+            Input::AreKnown(ticket, subject, hashes) => {
+                let known = self.known_of(subject, &hashes);
+                self.answer(ticket, known.map(Answer::Known));
+            }
+            Input::Records(ticket, records) => {
+                let taken = self.take_records(records);
+                self.answer(ticket, taken.map(Answer::Taken));
+            }
+            Input::Listening(addresses) => self.listening(addresses)?,
+            Input::Connected {
+                peer,
+                address,
+                dialled,
+            } => self.connected(peer, address, dialled)?,
+            Input::Disconnected(peer) => self.disconnected(peer),
+            Input::DialFailed(party, reason) => self.dial_failed(party, &reason),
+            Input::Request(peer, id, body) => self.request(peer, id, &body)?,
+            Input::Answered(peer, duty, answer) => self.answered(peer, duty, answer)?,
+            Input::FetchAsked(peer, stream, body) => self.fetch_asked(peer, stream, &body)?,
+            Input::MayServe(stream) => self.may_serve(stream)?,
+            Input::ServeEnded(stream) => {
+                self.streams.remove(&stream);
+            }
+            Input::Arrived(peer, grant, records) => self.arrived(peer, grant, records)?,
+            Input::Receiving(peer, grant, bytes) => self.receiving(peer, grant, bytes),
+            Input::FetchEnded(peer, grant, missing, end) => self.fetch_ended(peer, grant, &missing, &end)?,
+            Input::Tick => self.tick()?,
+        }
+        self.advance_all()?;
+        self.settle_syncs();
+        Ok(())
+    }
+
+    fn command(&mut self, ticket: Ticket, command: Command) {
+        let items = match command {
+            Command::Status => self.show_status(),
+            Command::Peers => Ok(self.show_peers()),
+            Command::Card => self.show_card(),
+            Command::ContactAdd { card, alias } => self.add_contact(&card, alias),
+            Command::ContactList => Ok(self.show_contacts()),
+            Command::ContactRemove { contact } => self.remove_contact(&contact),
+            Command::RecordList(filter) => self.show_records(&filter),
+            Command::RecordShow { id } => self.show_record(&id),
+            Command::RecordOpen { id, age, staff } => {
+                let opening = self.open_record(&id, age, &staff);
+                return self.answer(ticket, opening.map(|opening| Answer::Open(Box::new(opening))));
+            }
+            Command::RecordAdopt { id } => self.adopt_by_hand(&id),
+            Command::GrantAdd(grant) => self.give(&grant),
+            Command::GrantList => self.show_grants(),
+            Command::GrantShow { id } => self.show_grant(&id),
+            Command::GrantCose { id } => {
+                let data = self.grant_cose(&id);
+                return self.answer(ticket, data.map(Answer::Data));
+            }
+            Command::GrantAccept { id, adopt } => self.accept_by_hand(&id, adopt),
+            Command::GrantDecline { id } => self.decline(&id),
+            Command::GrantRevoke { id, reason } => self.revoke(&id, &reason),
+            Command::Sync { contact, staff } => return self.start_sync(ticket, contact.as_deref(), &staff),
+            Command::AuditList => self.show_audit(),
+            Command::KeysExport => {
+                let text = self.keys.sealing.expose_age();
+                return self.answer(ticket, Ok(Answer::Data(text.as_bytes().to_vec())));
+            }
+            Command::Stop => {
+                self.out.push(Effect::Stop);
+                Ok(vec![])
+            }
+            Command::Import { .. } => Err(Failure::usage("an import is not the engine's work")),
+        };
+        self.answer(ticket, items.map(Answer::Items));
+    }
+
+    fn answer(&mut self, ticket: Ticket, answer: Result<Answer, Failure>) {
+        self.out.push(Effect::Answer(ticket, answer));
+    }
+
+    fn notice(&mut self, text: impl Into<String>) {
+        self.out.push(Effect::Notice(text.into()));
+    }
+
+    /// Where this node can be reached. Kept, so that a command without a daemon still prints a card that dials.
+    fn listening(&mut self, addresses: Vec<String>) -> Result<(), Failure> {
+        if !addresses.is_empty() && addresses != self.addresses {
+            self.addresses = addresses;
+            let addresses = self.addresses.clone();
+            self.put(rows::META, rows::TOP, b"addresses", &addresses)?;
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<(), Failure> {
+        self.end_expired()?;
+        self.renew()
+    }
+
+    /// SPEC rule 9: a clock far behind the time floor would let ended permissions live again.
+    fn check_clock(&self) -> Result<(), Failure> {
+        let floor = UnixMs::try_from(self.store.time_floor_ms()).unwrap_or(UnixMs::MAX);
+        if self.now.saturating_add(10 * MINUTE_MS) >= floor {
+            return Ok(());
+        }
+        let behind_days = floor.saturating_sub(self.now) / DAY_MS;
+        Err(Failure::new(
+            Kind::Failed,
+            format!("the clock is behind what this node has seen, by {behind_days} days or more"),
+        )
+        .next("Set the clock of this machine. Until then nothing is served or opened."))
+    }
+
+    // --- the own party
+
+    fn mine(&self) -> &Held {
+        self.logs
+            .get(&self.me.party)
+            .expect("the own log is put in when the engine opens")
+    }
+
+    fn device(&self) -> DeviceId {
+        self.keys.device.device()
+    }
+
+    fn by(&self) -> By {
+        By {
+            party: Some(self.me.party),
+            r#gen: self.mine().state.generation,
+            device: self.device(),
+        }
+    }
+
+    /// Signs the next entry of the own chain. Durable with the next commit, which comes before any effect.
+    fn append(&mut self, act: Act) -> Result<Verified<Entry>, Failure> {
+        let device = self.device();
+        let head = self
+            .mine()
+            .state
+            .heads
+            .iter()
+            .find(|head| head.device == device)
+            .cloned();
+        let (seq, prev) = match head {
+            Some(head) => (head.seq + 1, Some(head.id)),
+            None => (0, None),
+        };
+        let entry = Entry {
+            seq,
+            prev,
+            at_ms: self.now,
+            act,
+        };
+        let signed = Verified::sign(entry, self.by(), &self.keys.device)?;
+        self.take_entry(self.me.party, signed.clone())?;
+        self.push_entry(&signed);
+        Ok(signed)
+    }
+
+    fn take_entry(&mut self, of: PartyId, entry: Verified<Entry>) -> Result<bool, Failure> {
+        let Some(held) = self.logs.get_mut(&of) else {
+            return Ok(false);
+        };
+        let (id, bytes) = (EntryId::from(entry.id()), entry.bytes().to_vec());
+        match held.log.add(entry) {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(error) => {
+                tracing::debug!(party = %of, %error, "an entry was not taken");
+                return Ok(false);
+            }
+        }
+        held.state = held.log.state();
+        self.put_bytes(ENTRIES, of.as_bytes(), id.as_bytes(), bytes)?;
+        Ok(true)
+    }
+
+    // --- rows
+
+    fn put<T: Serialize>(
+        &mut self,
+        table: Table,
+        parent: &[u8],
+        item: &[u8],
+        row: &T,
+    ) -> Result<(), Failure> {
+        let bytes = encoding::encode(row)?;
+        self.put_bytes(table, parent, item, bytes)
+    }
+
+    fn put_bytes(&mut self, table: Table, parent: &[u8], item: &[u8], bytes: Vec<u8>) -> Result<(), Failure> {
+        let mut batch = Batch::default();
+        batch.put(table, parent, item, bytes);
+        self.write(batch)
+    }
+
+    fn delete(&mut self, table: Table, parent: &[u8], item: &[u8]) -> Result<(), Failure> {
+        let mut batch = Batch::default();
+        batch.delete(table, parent, item);
+        self.write(batch)
+    }
+
+    fn delete_all(&mut self, table: Table, parent: &[u8]) -> Result<(), Failure> {
+        let mut batch = Batch::default();
+        batch.delete_all(table, parent);
+        self.write(batch)
+    }
+
+    fn write(&mut self, batch: Batch) -> Result<(), Failure> {
+        Ok(self.store.write(batch)?)
+    }
+
+    fn row<T: Serialize + DeserializeOwned>(
+        &self,
+        table: Table,
+        parent: &[u8],
+        item: &[u8],
+    ) -> Result<Option<T>, Failure> {
+        self.store
+            .get(table, parent, item)?
+            .map(|bytes| decode_row(&bytes))
+            .transpose()
+    }
+
+    /// All rows of one parent, decoded; sorted by item because the store has no order.
+    fn rows<T: Serialize + DeserializeOwned>(
+        &self,
+        table: Table,
+        parent: &[u8],
+    ) -> Result<BTreeMap<Vec<u8>, T>, Failure> {
+        let mut rows = BTreeMap::new();
+        let mut failed = None;
+        self.store
+            .scan(table, parent, &mut |item, value| match decode_row(value) {
+                Ok(row) => {
+                    rows.insert(item.to_vec(), row);
+                    std::ops::ControlFlow::Continue(())
+                }
+                Err(failure) => {
+                    failed = Some(failure);
+                    std::ops::ControlFlow::Break(())
+                }
+            })?;
+        failed.map_or(Ok(rows), Err)
+    }
+
+    /// All values of one parent as they are.
+    fn values(&self, table: Table, parent: &[u8]) -> Result<Vec<Row>, Failure> {
+        let mut values = Vec::new();
+        self.store.scan(table, parent, &mut |item, value| {
+            values.push((item.to_vec(), value.to_vec()));
+            std::ops::ControlFlow::Continue(())
+        })?;
+        values.sort();
+        Ok(values)
+    }
+}
+
+use rows::ENTRIES;
+
+/// Item and value.
+type Row = (Vec<u8>, Vec<u8>);
+
+fn decode_row<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    encoding::decode(bytes, crate::store::VALUE_BYTES_MAX).map_err(|error| {
+        Failure::new(
+            Kind::Damaged,
+            format!("a row of the store is not what was written: {error}"),
+        )
+    })
+}
+
+/// Names something by a whole id or the beginning of one.
+fn find_id<'a, T: 'a>(what: &str, text: &str, ids: impl Iterator<Item = (String, T)>) -> Result<T, Failure> {
+    let text = text.trim().to_ascii_lowercase();
+    if text.len() < 4 {
+        return Err(Failure::usage(format!(
+            "expected at least 4 characters of a {what} id, got {text:?}"
+        )));
+    }
+    let mut found = ids.filter(|(id, _)| id.starts_with(&text));
+    match (found.next(), found.next()) {
+        (Some((_, one)), None) => Ok(one),
+        (Some(_), Some(_)) => Err(Failure::usage(format!("{text} names more than one {what}"))
+            .next("Give more characters of the id.")),
+        (None, _) => Err(Failure::usage(format!("there is no {what} {text}"))
+            .next(format!("`karte {what} list` shows what there is."))),
+    }
+}

@@ -1,0 +1,564 @@
+//! People: contacts and their cards, logs of entries, statuses.
+
+use super::rows::{CONTACTS, ContactRow, ENTRIES, META, STATUSES, TOP};
+use super::{Effect, Engine, Held};
+use crate::failure::{Failure, Kind};
+use crate::store::Batch;
+use karte_protocol::card::{self, Card, Introduced};
+use karte_protocol::consent::{Library, Status};
+use karte_protocol::decide;
+use karte_protocol::entry::Entry;
+use karte_protocol::id::{DeviceId, EntryId, PartyId};
+use karte_protocol::identity::{Head, PartyLog};
+use karte_protocol::limits::{CLOCK_SKEW_MS_MAX, LEASE_MS_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX};
+use karte_protocol::message::{Bytes, Hello};
+use karte_protocol::seal;
+use karte_protocol::signed::{Signed, Verified};
+use karte_protocol::time::UnixMs;
+use serde_json::{Value, json};
+
+/// Pending contacts that are kept. Strangers may knock; they may not fill the disk.
+const PENDING_MAX: usize = 100;
+/// Bytes of entries in one message: the rest of a MiB is for the envelope.
+const ENTRIES_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
+
+/// A party this node knows of.
+pub(super) struct Contact {
+    pub(super) row: ContactRow,
+    pub(super) card: Verified<Card>,
+}
+
+impl Engine {
+    pub(super) fn load_people(&mut self) -> Result<(), Failure> {
+        let mut entries: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        self.store.scan_table(ENTRIES, &mut |party, _, bytes| {
+            entries.push((party.to_vec(), bytes.to_vec()));
+            std::ops::ControlFlow::Continue(())
+        })?;
+        let mut verified: Vec<(PartyId, Verified<Entry>)> = Vec::new();
+        for (party, bytes) in entries {
+            if let (Some(party), Ok(entry)) = (
+                PartyId::from_slice(&party),
+                Signed::<Entry>::from_bytes(bytes).verify(),
+            ) {
+                verified.push((party, entry));
+            }
+        }
+        // In the order in which a log takes them: beginnings, identity, then each chain.
+        verified.sort_by_key(|(_, entry)| {
+            (
+                entry.by().party.is_some(),
+                entry.by().r#gen,
+                !entry.act.is_identity(),
+                entry.seq,
+            )
+        });
+        let mut logs: std::collections::BTreeMap<PartyId, PartyLog> = std::collections::BTreeMap::new();
+        for (party, entry) in verified {
+            match logs.get_mut(&party) {
+                Some(log) => drop(log.add(entry)),
+                None => drop(PartyLog::start(entry).map(|log| logs.insert(party, log))),
+            }
+        }
+        self.logs
+            .extend(logs.into_iter().map(|(party, log)| (party, Held::of(log))));
+        for (party, row) in self.rows::<ContactRow>(CONTACTS, TOP)? {
+            let Some(party) = PartyId::from_slice(&party) else {
+                continue;
+            };
+            if let Ok(introduced) = card::introduce(&row.card) {
+                self.contacts.insert(
+                    party,
+                    Contact {
+                        row,
+                        card: introduced.card,
+                    },
+                );
+            }
+        }
+        for party in self.logs.keys().copied().collect::<Vec<_>>() {
+            let Some(bytes) = self.store.get(STATUSES, party.as_bytes(), b"heard")? else {
+                continue;
+            };
+            if let Ok(status) = Signed::<Status>::from_bytes(bytes).verify() {
+                self.take_status(party, status)?;
+            }
+        }
+        Ok(())
+    }
+
+    // --- cards
+
+    /// The own card, fresh.
+    pub(super) fn card(&self) -> Result<Verified<Card>, Failure> {
+        let identity = self.mine().log.identity_entries();
+        let card = Card {
+            name: self.me.name.clone(),
+            kind: self.me.kind.clone(),
+            addresses: self.addresses.iter().take(8).cloned().collect(),
+            identity: identity
+                .iter()
+                .map(|entry| Bytes::from(entry.bytes().to_vec()))
+                .collect(),
+            at_ms: self.now,
+        };
+        Ok(Verified::sign(card, self.by(), &self.keys.device)?)
+    }
+
+    pub(super) fn show_card(&self) -> Result<Vec<Value>, Failure> {
+        let card = self.card()?;
+        Ok(vec![json!({
+            "party": self.me.party.to_string(),
+            "name": self.me.name,
+            "kind": self.me.kind,
+            "device": self.device().to_hex(),
+            "addresses": card.addresses,
+            "card": card::to_text(&card),
+        })])
+    }
+
+    /// What opens a connection.
+    pub(super) fn hello(&mut self) -> Result<Hello, Failure> {
+        let status = self.own_status()?;
+        Ok(Hello {
+            card: self.card()?.bytes().to_vec().into(),
+            status: status.bytes().to_vec().into(),
+        })
+    }
+
+    // --- contacts
+
+    pub(super) fn add_contact(&mut self, text: &str, alias: Option<String>) -> Result<Vec<Value>, Failure> {
+        let introduced = if text.trim_start().starts_with("karte:") {
+            card::from_text(text)?
+        } else {
+            let party = self.find_contact_or_pending(text)?;
+            let row = self.contacts.get(&party).map(|contact| contact.row.card.clone());
+            card::introduce(&row.unwrap_or_default())?
+        };
+        let party = introduced.log.party();
+        if party == self.me.party {
+            return Err(Failure::usage("that is this node's own card")
+                .next("Give it to the other side, and add the card they give you."));
+        }
+        let alias = self.free_alias(alias.as_deref(), &introduced.card.name, party)?;
+        self.learn_party(&introduced)?;
+        self.keep_contact(party, introduced.card, alias, true)?;
+        self.greet_known(party)?;
+        Ok(vec![self.view_contact(party)])
+    }
+
+    fn free_alias(&self, wish: Option<&str>, name: &str, party: PartyId) -> Result<String, Failure> {
+        let base = match wish {
+            Some(wish) => wish.trim().to_owned(),
+            None => alias_from(name),
+        };
+        if base.is_empty() || base.len() > NAME_BYTES_MAX || base.chars().any(char::is_control) {
+            return Err(Failure::usage("expected an alias of 1 to 100 bytes").next("Use --as NAME."));
+        }
+        let taken = |alias: &str| {
+            self.contacts
+                .iter()
+                .any(|(other, contact)| *other != party && contact.row.alias == alias)
+        };
+        if base == "me" || base.starts_with("karte1") || (wish.is_some() && taken(&base)) {
+            return Err(
+                Failure::usage(format!("the alias {base} is taken")).next("Use --as with another name.")
+            );
+        }
+        let numbered = (2..).map(|n| format!("{base}-{n}"));
+        Ok(std::iter::once(base.clone())
+            .chain(numbered)
+            .find(|alias| !taken(alias))
+            .unwrap_or(base))
+    }
+
+    fn keep_contact(
+        &mut self,
+        party: PartyId,
+        card: Verified<Card>,
+        alias: String,
+        known: bool,
+    ) -> Result<(), Failure> {
+        let since_ms = self
+            .contacts
+            .get(&party)
+            .map_or(self.now, |contact| contact.row.since_ms);
+        let row = ContactRow {
+            alias,
+            card: card.bytes().to_vec().into(),
+            known,
+            since_ms,
+        };
+        self.put(CONTACTS, TOP, party.as_bytes(), &row)?;
+        self.contacts.insert(party, Contact { row, card });
+        Ok(())
+    }
+
+    pub(super) fn remove_contact(&mut self, text: &str) -> Result<Vec<Value>, Failure> {
+        let party = self.find_contact_or_pending(text)?;
+        if self.has_live_grants_with(party) {
+            return Err(Failure::refused(format!(
+                "{} still has live grants with this node",
+                self.name_of(party)
+            ))
+            .next("End them first: `karte grant list`, then `karte grant revoke ID`."));
+        }
+        let view = self.view_contact(party);
+        self.contacts.remove(&party);
+        self.delete(CONTACTS, TOP, party.as_bytes())?;
+        self.forget_greeting(party);
+        Ok(vec![view])
+    }
+
+    pub(super) fn show_contacts(&self) -> Vec<Value> {
+        self.contacts
+            .keys()
+            .map(|party| self.view_contact(*party))
+            .collect()
+    }
+
+    fn view_contact(&self, party: PartyId) -> Value {
+        let Some(contact) = self.contacts.get(&party) else {
+            return json!({ "party": party.to_string() });
+        };
+        json!({
+            "alias": contact.row.alias,
+            "name": contact.card.name,
+            "kind": contact.card.kind,
+            "party": party.to_string(),
+            "state": if contact.row.known { "known" } else { "pending" },
+            "connected": self.greeted_device(party).is_some(),
+            "addresses": contact.card.addresses,
+        })
+    }
+
+    /// A known contact by alias, party id or the beginning of it.
+    pub(super) fn find_contact(&self, text: &str) -> Result<PartyId, Failure> {
+        let party = self.find_contact_or_pending(text)?;
+        if self.is_known(party) {
+            return Ok(party);
+        }
+        Err(
+            Failure::refused(format!("{text} has knocked but is not a contact yet"))
+                .next(format!("`karte contact add {text}` makes it one.")),
+        )
+    }
+
+    pub(super) fn find_contact_or_pending(&self, text: &str) -> Result<PartyId, Failure> {
+        let text = text.trim();
+        let by_alias = self
+            .contacts
+            .iter()
+            .find(|(_, contact)| contact.row.alias == text);
+        let mut by_id = self
+            .contacts
+            .keys()
+            .filter(|party| text.len() >= 10 && party.to_string().starts_with(text));
+        match (by_alias, by_id.next(), by_id.next()) {
+            (Some((party, _)), _, _) => Ok(*party),
+            (None, Some(party), None) => Ok(*party),
+            (None, Some(_), Some(_)) => Err(Failure::usage(format!("{text} names more than one contact"))),
+            (None, None, _) => Err(Failure::usage(format!("there is no contact {text:?}"))
+                .next("`karte contact list` shows all; `karte contact add CARD` adds one.")),
+        }
+    }
+
+    /// A contact or the own party (`me`).
+    pub(super) fn find_subject(&self, text: Option<&str>) -> Result<PartyId, Failure> {
+        match text {
+            None | Some("me") => Ok(self.me.party),
+            Some(own) if own == self.me.party.to_string() => Ok(self.me.party),
+            Some(text) => self.find_contact_or_pending(text),
+        }
+    }
+
+    pub(super) fn is_known(&self, party: PartyId) -> bool {
+        self.contacts.get(&party).is_some_and(|contact| contact.row.known)
+    }
+
+    /// What to call a party on a screen.
+    pub(super) fn name_of(&self, party: PartyId) -> String {
+        if party == self.me.party {
+            return self.me.name.clone();
+        }
+        match self.contacts.get(&party) {
+            Some(contact) => contact.row.alias.clone(),
+            None => party.to_string().chars().take(16).collect(),
+        }
+    }
+
+    /// A party that dialled: a known contact is learned from; a stranger becomes a pending contact, within
+    /// bounds, or a known one if the settings say so. True if it may go on.
+    pub(super) fn meet(&mut self, introduced: Introduced) -> Result<bool, Failure> {
+        let party = introduced.log.party();
+        if party == self.me.party {
+            return Ok(false);
+        }
+        if self.is_known(party) {
+            self.learn_party(&introduced)?;
+            self.refresh_card(party, introduced.card)?;
+            return Ok(true);
+        }
+        let known = self.policy.accept_contacts;
+        let pending = self
+            .contacts
+            .values()
+            .filter(|contact| !contact.row.known)
+            .count();
+        if !known && !self.contacts.contains_key(&party) && pending >= PENDING_MAX {
+            tracing::warn!("a stranger knocked and was not kept: {PENDING_MAX} are waiting already");
+            return Ok(false);
+        }
+        let alias = match self.contacts.get(&party) {
+            Some(contact) => contact.row.alias.clone(),
+            None => self.free_alias(None, &introduced.card.name, party)?,
+        };
+        if !self.contacts.contains_key(&party) {
+            let hint = if known {
+                "is a contact now"
+            } else {
+                "knocked: `karte contact add` lets it in"
+            };
+            self.notice(format!("{alias} {hint}"));
+        }
+        if known {
+            self.learn_party(&introduced)?;
+        }
+        self.keep_contact(party, introduced.card, alias, known)?;
+        Ok(known)
+    }
+
+    fn refresh_card(&mut self, party: PartyId, card: Verified<Card>) -> Result<(), Failure> {
+        let Some(contact) = self.contacts.get(&party) else {
+            return Ok(());
+        };
+        let changed = !card.addresses.is_empty()
+            && (contact.card.addresses != card.addresses || contact.card.name != card.name);
+        if changed && card.at_ms > contact.card.at_ms {
+            let alias = contact.row.alias.clone();
+            self.keep_contact(party, card, alias, true)?;
+        }
+        Ok(())
+    }
+
+    fn learn_party(&mut self, introduced: &Introduced) -> Result<(), Failure> {
+        let party = introduced.log.party();
+        let entries: Vec<Verified<Entry>> = introduced.log.in_order().into_iter().cloned().collect();
+        if let Some(genesis) = entries.first().filter(|_| !self.logs.contains_key(&party)) {
+            if let Ok(log) = PartyLog::start(genesis.clone()) {
+                self.logs.insert(party, Held::of(log));
+            }
+            let id = EntryId::from(genesis.id());
+            self.put_bytes(ENTRIES, party.as_bytes(), id.as_bytes(), genesis.bytes().to_vec())?;
+        }
+        self.take_entries(party, entries)
+    }
+
+    // --- logs
+
+    /// Takes entries of a log we follow, and acts on what they end.
+    pub(super) fn take_entries(&mut self, of: PartyId, entries: Vec<Verified<Entry>>) -> Result<(), Failure> {
+        let mut news = false;
+        for entry in entries {
+            news |= self.take_entry(of, entry)?;
+        }
+        if news {
+            self.recheck_status(of)?;
+            self.honour_ends(of)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn verify_entries(entries: &[Bytes]) -> Vec<Verified<Entry>> {
+        entries
+            .iter()
+            .filter_map(|bytes| Signed::<Entry>::from_bytes(bytes.to_vec()).verify().ok())
+            .collect()
+    }
+
+    /// Own entries beyond what a peer holds, in an order it can add; and whether more are left.
+    pub(super) fn own_entries_beyond(&self, have: &[Head]) -> (Vec<Bytes>, bool) {
+        let held = |device: &DeviceId| {
+            have.iter()
+                .find(|head| head.device == *device)
+                .map(|head| head.seq)
+        };
+        let mut bytes = 0;
+        let mut entries = Vec::new();
+        for entry in self.mine().log.in_order() {
+            if held(&entry.by().device).is_some_and(|seq| entry.seq <= seq) {
+                continue;
+            }
+            bytes += entry.bytes().len() + 8;
+            if bytes > ENTRIES_BYTES_MAX {
+                return (entries, true);
+            }
+            entries.push(Bytes::from(entry.bytes().to_vec()));
+        }
+        (entries, false)
+    }
+
+    pub(super) fn heads_of(&self, party: PartyId) -> Vec<Head> {
+        self.logs
+            .get(&party)
+            .map(|held| held.state.heads.clone())
+            .unwrap_or_default()
+    }
+
+    // --- statuses
+
+    /// "These are all my heads, as of now." Made anew when a head changed or a quarter of the lease has gone.
+    pub(super) fn own_status(&mut self) -> Result<Verified<Status>, Failure> {
+        let state = &self.mine().state;
+        if let Some(status) = self.latest.get(&self.me.party)
+            && status.heads == state.heads
+            && (0..LEASE_MS_MAX / 4).contains(&(self.now - status.issued_ms))
+        {
+            return Ok(status.clone());
+        }
+        let status = Status {
+            of: self.me.party,
+            r#gen: state.generation,
+            heads: state.heads.clone(),
+            identity: state.identity,
+            issued_ms: self.now,
+            lease_ms: LEASE_MS_MAX,
+        };
+        let signed = Verified::sign(status, self.by(), &self.keys.device)?;
+        self.latest.insert(self.me.party, signed.clone());
+        Ok(signed)
+    }
+
+    /// Takes a Status of a party. True if all its heads are held; if not, the log should be asked for.
+    pub(super) fn take_status(&mut self, of: PartyId, status: Verified<Status>) -> Result<bool, Failure> {
+        let Some(held) = self.logs.get(&of) else {
+            return Ok(true);
+        };
+        let from_the_future = status.issued_ms > self.now.saturating_add(CLOCK_SKEW_MS_MAX);
+        if status.of != of || from_the_future {
+            return Ok(true);
+        }
+        let newer = |old: Option<&Verified<Status>>| old.is_none_or(|old| old.issued_ms <= status.issued_ms);
+        if decide::passes(&status, &held.log, &held.state, self.now)
+            && decide::is_device_signed(&status, &held.state)
+            && newer(self.heard.get(&of))
+        {
+            self.heard.insert(of, status.clone());
+            let mut batch = Batch::default();
+            batch.put(STATUSES, of.as_bytes(), b"heard", status.bytes().to_vec());
+            self.store.write_unjournaled(batch)?;
+        }
+        let whole = status.heads.iter().all(|head| held.log.holds(&head.id));
+        if newer(self.latest.get(&of)) {
+            self.latest.insert(of, status);
+        }
+        Ok(whole)
+    }
+
+    /// After new entries a Status that was short of a head may pass.
+    fn recheck_status(&mut self, of: PartyId) -> Result<(), Failure> {
+        match self.latest.get(&of).cloned() {
+            Some(status) => self.take_status(of, status).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// When a device of the party last said that nothing has changed.
+    pub(super) fn heard_ms(&self, of: PartyId) -> Option<UnixMs> {
+        if of == self.me.party {
+            return Some(self.now);
+        }
+        let held = self.logs.get(&of)?;
+        let status = self.heard.get(&of)?;
+        let stands = decide::passes(status, &held.log, &held.state, self.now)
+            && decide::is_device_signed(status, &held.state);
+        stands.then_some(status.issued_ms)
+    }
+
+    // --- library
+
+    /// Publishes the key of the own shelf once: sealed to all live devices and to the recovery identity.
+    pub(super) fn publish_library(&mut self) -> Result<(), Failure> {
+        if self.store.get(META, TOP, b"library")?.is_some() {
+            return Ok(());
+        }
+        let Some(newest) = self.keys.library.last() else {
+            return Err(Failure::new(Kind::Damaged, "the keystore holds no library key"));
+        };
+        let mut to = self.mine().state.recipients();
+        to.extend(
+            self.keys
+                .recovery
+                .as_ref()
+                .map(|seed| seed.sealing_key().recipient()),
+        );
+        let lines: Vec<_> = self.keys.library.iter().map(|key| key.expose_age()).collect();
+        let text = zeroize::Zeroizing::new(
+            lines
+                .iter()
+                .map(|line| line.as_str())
+                .collect::<Vec<_>>()
+                .join("\n"),
+        );
+        let wraps = seal::seal_to(text.as_bytes(), &to)?;
+        let library = Library {
+            n: 0,
+            recipient: newest.recipient(),
+            wraps,
+        };
+        let signed = Verified::sign(library, self.by(), &self.keys.device)?;
+        self.put_bytes(META, TOP, b"library", signed.bytes().to_vec())
+    }
+
+    // --- the own user's view
+
+    pub(super) fn show_status(&self) -> Result<Vec<Value>, Failure> {
+        let records = self.count_records()?;
+        let stats = self.store.stats();
+        Ok(vec![json!({
+            "party": self.me.party.to_string(),
+            "name": self.me.name,
+            "kind": self.me.kind,
+            "device": self.device().to_hex(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "daemon": self.policy.live,
+            "listening": self.addresses,
+            "peers": self.show_peers().len(),
+            "contacts": self.contacts.values().filter(|contact| contact.row.known).count(),
+            "pending": self.contacts.values().filter(|contact| !contact.row.known).count(),
+            "records": records.0,
+            "received": records.1,
+            "grants": self.given.len() + self.got.len(),
+            "journal_bytes": stats.journal_bytes,
+        })])
+    }
+
+    pub(super) fn dial(&mut self, party: PartyId) -> bool {
+        let (Some(held), Some(contact)) = (self.logs.get(&party), self.contacts.get(&party)) else {
+            return false;
+        };
+        let devices: Vec<DeviceId> = held.state.devices.keys().copied().collect();
+        let addresses = contact.card.addresses.clone();
+        if addresses.is_empty() {
+            return false;
+        }
+        self.out.push(Effect::Dial {
+            party,
+            devices,
+            addresses,
+        });
+        true
+    }
+}
+
+/// `Sakura Clinic` → `sakura-clinic`.
+fn alias_from(name: &str) -> String {
+    let words: Vec<String> = name
+        .split(|letter: char| !letter.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect();
+    let alias = words.join("-");
+    if alias.is_empty() { "contact".into() } else { alias }
+}

@@ -1,0 +1,185 @@
+//! Rows: what the engine keeps in the store, and under which names.
+//!
+//! Every row is canonical CBOR of one of these structs; the store seals them. Rows of received records are
+//! sealed once more under a key of their grant's reading key, so that they die with it.
+
+use crate::store::Table;
+use karte_protocol::grant::Opening;
+use karte_protocol::id::{Digest, GrantId, ObjectId, PartyId, RecordId};
+use karte_protocol::message::Bytes;
+use karte_protocol::seal::{FILE_KEY_BYTES, FileKey};
+use karte_protocol::shelf::Handed;
+use karte_protocol::time::UnixMs;
+use serde::{Deserialize, Serialize};
+
+/// party → entry id → COSE bytes.
+pub(super) const ENTRIES: Table = Table(1);
+/// "" → party → [`ContactRow`].
+pub(super) const CONTACTS: Table = Table(2);
+/// "" → grant → [`GivenRow`].
+pub(super) const GIVEN: Table = Table(3);
+/// "" → grant → [`GotRow`].
+pub(super) const GOT: Table = Table(4);
+/// "" → record → [`OwnRow`].
+pub(super) const OWN: Table = Table(5);
+/// "" → record → sealed label.
+pub(super) const LABELS: Table = Table(6);
+/// subject → plaintext hash → record id.
+pub(super) const KNOWN: Table = Table(7);
+/// grant → record → segment number (8 bytes, big-endian). The holder's side.
+pub(super) const SHELVED: Table = Table(8);
+/// grant, or "own" → segment number → CBOR of `SegmentAndKeys`.
+pub(super) const SEGMENTS: Table = Table(9);
+/// grant → record → [`ReceivedRow`], sealed under the grant. The reader's side.
+pub(super) const RECEIVED: Table = Table(10);
+/// record → grant → "". Which grants a received record came under.
+pub(super) const CAME_BY: Table = Table(11);
+/// grant → release id → COSE bytes. The audit of the holder.
+pub(super) const RELEASES: Table = Table(12);
+/// grant → receipt id → COSE bytes. Of readers, at the holder; own ones, at the reader.
+pub(super) const RECEIPTS: Table = Table(13);
+/// party → receipt id → grant. Own receipts that the holder has not confirmed.
+pub(super) const OUTBOX: Table = Table(14);
+/// "" → number → [`RefusalRow`]. Requests that were denied, for the holder's own user.
+pub(super) const REFUSALS: Table = Table(15);
+/// "" → name → value. What is there once.
+pub(super) const META: Table = Table(16);
+/// party → "heard" → COSE bytes of its newest passing Status. Not journaled: a crash only makes us ask again.
+pub(super) const STATUSES: Table = Table(128);
+
+/// The parent of rows that have none.
+pub(super) const TOP: &[u8] = b"";
+/// The parent of the own shelf's segments.
+pub(super) const OWN_SHELF: &[u8] = b"own";
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ContactRow {
+    pub alias: String,
+    /// COSE bytes of its newest card.
+    pub card: Bytes,
+    /// `known` by the own user's word, or `pending`: it knocked.
+    pub known: bool,
+    pub since_ms: UnixMs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GivenRow {
+    pub opening: Opening,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// The reader has confirmed the offer.
+    pub delivered: bool,
+    /// COSE bytes of the Accept that counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept: Option<Bytes>,
+    pub segments: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<ObjectId>,
+    pub at_ms: UnixMs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum GotState {
+    Offered,
+    Accepted,
+    Declined,
+    Ended,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GotRow {
+    pub opening: Opening,
+    pub holder: PartyId,
+    pub state: GotState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept: Option<Bytes>,
+    /// The holder has confirmed the acceptance.
+    pub delivered: bool,
+    pub adopt: bool,
+    pub segments: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<ObjectId>,
+    /// When the newest ShelfHead was issued; an older one is a rollback.
+    pub head_ms: UnixMs,
+    pub receipts: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt_last: Option<ObjectId>,
+    /// Why it ended, in words.
+    pub ended: String,
+    pub at_ms: UnixMs,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OwnRow {
+    pub file_key: serde_bytes::ByteArray<FILE_KEY_BYTES>,
+    pub payload_bytes: u64,
+    pub label: Bytes,
+    pub label_hash: Digest,
+    pub at_ms: UnixMs,
+    /// The grant it was adopted from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<GrantId>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReceivedRow {
+    pub file_key: serde_bytes::ByteArray<FILE_KEY_BYTES>,
+    pub payload_bytes: u64,
+    pub label_hash: Digest,
+    /// COSE bytes, once label and payload are here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Bytes>,
+    /// Outside the grant's scope, or of an author whose signature cannot be traced: kept from sight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<String>,
+    pub at_ms: UnixMs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RefusalRow {
+    pub at_ms: UnixMs,
+    pub party: PartyId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantId>,
+    pub reason: String,
+}
+
+impl OwnRow {
+    pub(super) fn handed(&self, record: RecordId) -> Handed {
+        Handed {
+            record,
+            bytes: self.payload_bytes,
+            file_key: FileKey::from_bytes(&self.file_key),
+            label_hash: self.label_hash,
+        }
+    }
+}
+
+impl ReceivedRow {
+    pub(super) fn pending(handed: &Handed, at_ms: UnixMs) -> Self {
+        Self {
+            file_key: serde_bytes::ByteArray::new(*handed.file_key.expose_bytes()),
+            payload_bytes: handed.bytes,
+            label_hash: handed.label_hash,
+            label: None,
+            quarantine: None,
+            at_ms,
+        }
+    }
+
+    pub(super) fn handed(&self, record: RecordId) -> Handed {
+        Handed {
+            record,
+            bytes: self.payload_bytes,
+            file_key: FileKey::from_bytes(&self.file_key),
+            label_hash: self.label_hash,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What an import yields: the bytes of a record-to-be and the facts a label will say about them.
+//!
+//! For: plain types that every format fills. Not for: the subject (the caller knows whose data it imports),
+//! sealing, or the label's encoding.
+
+use std::path::PathBuf;
+
+/// Longest title, in bytes. 200: two lines on a phone, also in a script of three bytes a character.
+pub const TITLE_BYTES_MAX: usize = 200;
+
+/// What a label will say about a record.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// `fhir/Observation`, `fhir/Bundle`, `document/pdf`, ...
+    pub kind: String,
+    /// Category codes without their systems, in order, each once.
+    pub categories: Vec<String>,
+    /// Every coding of the main code, in order, each once.
+    pub codes: Vec<Code>,
+    /// When the fact was true of the patient, as far as it is stated.
+    pub effective: Option<Effective>,
+    /// For people. At most [`TITLE_BYTES_MAX`] bytes, without control characters.
+    pub title: String,
+    pub media_type: String,
+    /// `Bundle.entry.fullUrl`.
+    pub full_url: Option<String>,
+    /// `ResourceType/id`, where an id is stated.
+    pub source_id: Option<String>,
+    /// `meta.profile`.
+    pub profiles: Vec<String>,
+}
+
+/// One coding; the system is empty where none is stated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Code {
+    pub system: String,
+    pub code: String,
+}
+
+/// The time that is stated, as a window: a date covers its day, a year its year, an instant itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Effective {
+    /// Unix time in milliseconds.
+    pub start_ms: i64,
+    /// Exclusive end in Unix milliseconds; equal to the start for an instant.
+    pub end_ms: i64,
+    /// The offset as written, in minutes east of UTC; 0 where none is written.
+    pub offset_min: i16,
+}
+
+/// The exact original bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    Memory(Vec<u8>),
+    /// A whole file that was not read, and its length in bytes when it was looked at.
+    File(PathBuf, u64),
+}
+
+/// One record-to-be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub bytes: Body,
+    pub facts: Facts,
+    /// Path, line and entry number: for messages only.
+    pub origin: String,
+}
+
+/// `text` without characters that act on a terminal or reorder a line, cut at a character boundary.
+pub(super) fn clean(text: &str, bytes_max: usize) -> String {
+    let mut out = String::new();
+    for c in text.trim().chars() {
+        let c = if acts_on_display(c) { '\u{fffd}' } else { c };
+        if out.len() + c.len_utf8() > bytes_max {
+            break;
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// Control characters, and the bidirectional overrides that let a name show as another name.
+fn acts_on_display(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}

@@ -1,0 +1,135 @@
+//! Where findings go: the caller's visitor, and the counts kept beside it.
+//!
+//! For: the one way out of every format. Not for: holding findings; nothing is kept after it was handed over.
+
+use std::ops::ControlFlow;
+
+use super::error::ImportError;
+use super::facts::{Body, Facts, Finding};
+use super::{Event, Limits, Totals};
+
+pub(super) struct Sink<'v> {
+    pub(super) limits: &'v Limits,
+    pub(super) totals: Totals,
+    visit: &'v mut dyn FnMut(Event) -> ControlFlow<()>,
+    bytes_total: u64,
+    /// Refusals in the current file.
+    refused_here: u64,
+}
+
+impl<'v> Sink<'v> {
+    pub(super) fn new(
+        limits: &'v Limits,
+        bytes_total: u64,
+        visit: &'v mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) -> Self {
+        Self {
+            limits,
+            totals: Totals::default(),
+            visit,
+            bytes_total,
+            refused_here: 0,
+        }
+    }
+
+    pub(super) fn found(&mut self, finding: Finding) -> ControlFlow<()> {
+        self.totals.found += 1;
+        (self.visit)(Event::Found(finding))
+    }
+
+    pub(super) fn found_text(&mut self, text: String, facts: Facts, origin: String) -> ControlFlow<()> {
+        self.found(Finding {
+            bytes: Body::Memory(text.into_bytes()),
+            facts,
+            origin,
+        })
+    }
+
+    pub(super) fn refused(&mut self, origin: &str, reason: ImportError) -> ControlFlow<()> {
+        self.totals.refused += 1;
+        self.refused_here += 1;
+        if self.refused_here > self.limits.refusals_told_max {
+            return ControlFlow::Continue(());
+        }
+        (self.visit)(Event::Refused {
+            origin: origin.to_owned(),
+            reason,
+        })
+    }
+
+    /// A file ends: what was refused beyond the bound is told as a number.
+    pub(super) fn file_done(&mut self, origin: &str) -> ControlFlow<()> {
+        let count = std::mem::take(&mut self.refused_here).saturating_sub(self.limits.refusals_told_max);
+        if count == 0 {
+            return ControlFlow::Continue(());
+        }
+        (self.visit)(Event::Refused {
+            origin: origin.to_owned(),
+            reason: ImportError::AndMore { count },
+        })
+    }
+
+    /// `bytes` more have been read.
+    pub(super) fn advanced(&mut self, bytes: u64) -> ControlFlow<()> {
+        self.advanced_to(self.totals.bytes.saturating_add(bytes))
+    }
+
+    /// Everything before `bytes_done` has been read. A file that grew since it was listed does not pass the total.
+    pub(super) fn advanced_to(&mut self, bytes_done: u64) -> ControlFlow<()> {
+        let bytes_done = bytes_done.min(self.bytes_total);
+        self.totals.bytes = bytes_done;
+        (self.visit)(Event::Progress {
+            bytes_done,
+            bytes_total: self.bytes_total,
+        })
+    }
+}
+
+/// Where a text stands, for messages, and what its surroundings say of it.
+pub(super) struct Place {
+    pub(super) origin: String,
+    pub(super) full_url: Option<String>,
+    /// How many Bundles it lies in.
+    pub(super) level: u32,
+    /// Lines of the file before the text.
+    pub(super) lines_before: usize,
+}
+
+impl Place {
+    pub(super) fn file(origin: &str) -> Self {
+        Self {
+            origin: origin.to_owned(),
+            full_url: None,
+            level: 0,
+            lines_before: 0,
+        }
+    }
+
+    pub(super) fn line(origin: &str, number: usize) -> Self {
+        let lines_before = number.saturating_sub(1);
+        Self {
+            lines_before,
+            ..Self::file(&format!("{origin} line {number}"))
+        }
+    }
+
+    /// Entry `number` of the Bundle that stands here.
+    pub(super) fn entry(&self, number: u64) -> Self {
+        Self {
+            level: self.level + 1,
+            ..Self::file(&format!("{} entry {number}", self.origin))
+        }
+    }
+
+    /// A fault's line within the text becomes its line within the file.
+    pub(super) fn settle(&self, reason: ImportError) -> ImportError {
+        match reason {
+            ImportError::Syntax { line, column, fault } => ImportError::Syntax {
+                line: line + self.lines_before,
+                column,
+                fault,
+            },
+            other => other,
+        }
+    }
+}

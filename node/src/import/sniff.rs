@@ -1,0 +1,120 @@
+//! What a file is, by its first bytes.
+//!
+//! For: naming a format before choosing a reader; content decides. Not for: trusting the name of a file: its
+//! ending is asked only where the content allows two readings.
+
+/// How much of a file is looked at, in bytes. 4 KiB: one page, past every signature here.
+pub(super) const HEAD_BYTES: usize = 4096;
+
+/// The byte order mark that some exports put before UTF-8.
+pub(super) const BOM: &str = "\u{feff}";
+
+/// A kind of document: its label kind and its media type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Looks {
+    pub(super) kind: &'static str,
+    pub(super) media_type: &'static str,
+}
+
+pub(super) const JSON: Looks = looks("document/json", "application/json");
+pub(super) const TEXT: Looks = looks("document/text", "text/plain");
+const XML: Looks = looks("document/xml", "application/xml");
+const OTHER: Looks = looks("document/other", "application/octet-stream");
+
+/// Signatures: where, what, and what that means.
+const SIGNATURES: &[(usize, &[u8], Looks)] = &[
+    (0, b"%PDF-", looks("document/pdf", "application/pdf")),
+    (0, b"\x89PNG\r\n\x1a\n", looks("document/png", "image/png")),
+    (0, b"\xff\xd8\xff", looks("document/jpeg", "image/jpeg")),
+    (128, b"DICM", looks("document/dicom", "application/dicom")),
+];
+
+const fn looks(kind: &'static str, media_type: &'static str) -> Looks {
+    Looks { kind, media_type }
+}
+
+/// What a file that starts with `head` looks like; [`TEXT`] may turn out to be JSON.
+pub(super) fn sniff(head: &[u8]) -> Looks {
+    let signed =
+        |(at, magic, _): &&(usize, &[u8], Looks)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic));
+    if let Some((_, _, looks)) = SIGNATURES.iter().find(signed) {
+        return *looks;
+    }
+    match text(head) {
+        Some(text) if starts_markup(text) => XML,
+        Some(_) => TEXT,
+        None => OTHER,
+    }
+}
+
+/// Whether the first thing in `head` opens a JSON object.
+pub(super) fn opens_object(head: &[u8]) -> bool {
+    first_byte(head) == Some(b'{')
+}
+
+/// Whether the first thing in `head` opens a JSON list.
+pub(super) fn opens_list(head: &[u8]) -> bool {
+    first_byte(head) == Some(b'[')
+}
+
+fn first_byte(head: &[u8]) -> Option<u8> {
+    let head = head.strip_prefix(BOM.as_bytes()).unwrap_or(head);
+    head.iter().copied().find(|byte| !byte.is_ascii_whitespace())
+}
+
+/// `head` as text: UTF-8, perhaps cut inside its last character, and without NUL.
+fn text(head: &[u8]) -> Option<&str> {
+    let text = match std::str::from_utf8(head) {
+        Ok(text) => text,
+        Err(error) if error.error_len().is_none() && head.len() == HEAD_BYTES => {
+            std::str::from_utf8(head.get(..error.valid_up_to())?).ok()?
+        }
+        Err(_) => return None,
+    };
+    (!text.contains('\0')).then_some(text.strip_prefix(BOM).unwrap_or(text))
+}
+
+/// XML, but not HTML: a page from elsewhere is shown as plain text or not at all.
+fn starts_markup(text: &str) -> bool {
+    let Some(rest) = text.trim_start().strip_prefix('<') else {
+        return false;
+    };
+    let word: String = rest
+        .chars()
+        .take("!doctype html".len())
+        .collect::<String>()
+        .to_ascii_lowercase();
+    let html = word.starts_with("!doctype html") || word.starts_with("html");
+    !html && word.starts_with(|c: char| c.is_alphabetic() || matches!(c, '?' | '!' | '_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_names_the_kind() {
+        let kind = |head: &[u8]| sniff(head).kind;
+        assert_eq!(kind(b"%PDF-1.7\n"), "document/pdf");
+        assert_eq!(kind(b"\x89PNG\r\n\x1a\n\0"), "document/png");
+        assert_eq!(kind(b"\xff\xd8\xff\xe0"), "document/jpeg");
+        assert_eq!(kind(&[vec![0; 128], b"DICM".to_vec()].concat()), "document/dicom");
+        assert_eq!(kind("\u{feff} <?xml version='1.0'?>".as_bytes()), "document/xml");
+        assert_eq!(kind(b"<!DOCTYPE HTML><p>"), "document/text");
+        assert_eq!(kind("体重 62 kg".as_bytes()), "document/text");
+        assert_eq!(kind(b"a\0b"), "document/other");
+        assert_eq!(kind(b"\xffab"), "document/other");
+    }
+
+    #[test]
+    fn a_character_cut_by_the_bound_is_still_text() {
+        let long = "é".repeat(HEAD_BYTES);
+        let odd = [b"x", long.as_bytes()].concat();
+        assert_eq!(sniff(&odd[..HEAD_BYTES]), TEXT);
+        assert_eq!(
+            sniff(b"cut \xc3").kind,
+            "document/other",
+            "a whole file may not end inside a character"
+        );
+    }
+}

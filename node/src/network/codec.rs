@@ -1,0 +1,161 @@
+//! Bodies of control messages on the wire: `u32 big-endian length || bytes`, then the end of the stream.
+//!
+//! For: bounded bytes in, bounded bytes out; leftover bytes are an error. Not for: what the bytes mean.
+
+use std::io;
+
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use libp2p::StreamProtocol;
+use libp2p::request_response::Codec;
+
+/// Memory set aside before any byte of a body arrived, in bytes. 64 KiB: most bodies are smaller, and a
+/// peer that only promises a large one costs us no more.
+const FIRST_ALLOCATION_BYTES: u32 = 64 * 1024;
+
+/// Reads and writes bodies up to a limit in each direction.
+#[derive(Clone)]
+pub(crate) struct BodyCodec {
+    pub(crate) request_bytes_max: u32,
+    pub(crate) response_bytes_max: u32,
+}
+
+/// Why a body was refused; travels inside an `io::Error`.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("body has {bytes} bytes, at most {bytes_max} are allowed")]
+    TooLarge { bytes: u64, bytes_max: u32 },
+    #[error("bytes follow after the end of the body")]
+    Leftover,
+}
+
+impl From<BodyError> for io::Error {
+    fn from(error: BodyError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
+}
+
+impl Codec for BodyCodec {
+    type Protocol = StreamProtocol;
+    type Request = Vec<u8>;
+    type Response = Vec<u8>;
+
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        read_body(io, self.request_bytes_max).await
+    }
+
+    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        read_body(io, self.response_bytes_max).await
+    }
+
+    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, body: Vec<u8>) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write_body(io, &body, self.request_bytes_max).await
+    }
+
+    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, body: Vec<u8>) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write_body(io, &body, self.response_bytes_max).await
+    }
+}
+
+/// The length of `body` as it is written in front of it, if it fits.
+pub(crate) fn checked_length(body: &[u8], bytes_max: u32) -> Result<u32, BodyError> {
+    let too_large = BodyError::TooLarge {
+        bytes: body.len() as u64,
+        bytes_max,
+    };
+    match u32::try_from(body.len()) {
+        Ok(length) if length <= bytes_max => Ok(length),
+        _ => Err(too_large),
+    }
+}
+
+async fn read_body<T>(io: &mut T, bytes_max: u32) -> io::Result<Vec<u8>>
+where
+    T: AsyncRead + Unpin + Send,
+{
+    let mut header = [0; 4];
+    io.read_exact(&mut header).await?;
+    let length = u32::from_be_bytes(header);
+    if length > bytes_max {
+        return Err(BodyError::TooLarge {
+            bytes: u64::from(length),
+            bytes_max,
+        }
+        .into());
+    }
+    let mut body = Vec::with_capacity(length.min(FIRST_ALLOCATION_BYTES) as usize);
+    io.take(u64::from(length)).read_to_end(&mut body).await?;
+    if body.len() < length as usize {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    match io.read(&mut [0]).await? {
+        0 => Ok(body),
+        _ => Err(BodyError::Leftover.into()),
+    }
+}
+
+async fn write_body<T>(io: &mut T, body: &[u8], bytes_max: u32) -> io::Result<()>
+where
+    T: AsyncWrite + Unpin + Send,
+{
+    let length = checked_length(body, bytes_max)?;
+    io.write_all(&length.to_be_bytes()).await?;
+    io.write_all(body).await?;
+    io.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+    use futures::io::Cursor;
+
+    use super::*;
+
+    fn read(wire: &[u8]) -> io::Result<Vec<u8>> {
+        block_on(read_body(&mut Cursor::new(wire), 8))
+    }
+
+    #[test]
+    fn a_written_body_reads_back() {
+        let mut wire = Cursor::new(Vec::new());
+        block_on(write_body(&mut wire, b"hello", 8)).expect("five bytes fit in eight");
+        assert_eq!(read(wire.get_ref()).expect("own writing is readable"), b"hello");
+    }
+
+    #[test]
+    fn wrong_bodies_are_refused() {
+        let kind = |wire: &[u8]| read(wire).expect_err("must be refused").kind();
+        assert_eq!(
+            kind(b"\0\0\0\x09123456789"),
+            io::ErrorKind::InvalidData,
+            "longer than the limit"
+        );
+        assert_eq!(
+            kind(b"\xff\xff\xff\xff"),
+            io::ErrorKind::InvalidData,
+            "a promise of 4 GiB"
+        );
+        assert_eq!(
+            kind(b"\0\0\0\x02abc"),
+            io::ErrorKind::InvalidData,
+            "leftover bytes"
+        );
+        assert_eq!(kind(b"\0\0\0\x02a"), io::ErrorKind::UnexpectedEof, "cut body");
+        assert_eq!(kind(b"\0\0"), io::ErrorKind::UnexpectedEof, "cut length");
+        assert!(
+            block_on(write_body(&mut Cursor::new(Vec::new()), &[0; 9], 8)).is_err(),
+            "own body too long"
+        );
+    }
+}

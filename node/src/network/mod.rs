@@ -1,0 +1,239 @@
+//! The network room: bytes between devices over QUIC and TCP.
+//!
+//! For: connections to devices known by their ed25519 key, small requests with replies, and streams of
+//! frames. Not for: consent, records, or who may ask for what; every peer that proves its key may connect,
+//! learns nothing from us, and costs no more than [`Limits`] say.
+//!
+//! [`start`] gives a handle, [`Network`], and a channel of [`NetEvent`]s. The reader of the events may be
+//! slow: then requests are refused (`NoReply` at the asker), streams are refused (the opener tries again a
+//! few times, then `StreamRefused`), and `Connected` and `Disconnected` wait without being lost. A reader
+//! may call the handle between two events; nothing in here waits for the reader.
+
+mod behaviour;
+mod codec;
+mod device;
+mod error;
+mod event_loop;
+mod limits;
+mod outbox;
+mod payload;
+mod stream;
+
+use std::time::Duration;
+
+use libp2p::PeerId;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroizing;
+
+pub use device::{DeviceKey, device_of, peer_id_of};
+pub use error::{AddressFailure, NetError};
+pub use libp2p::Multiaddr;
+pub use limits::Limits;
+pub use stream::{FrameReceiver, FrameSender, FrameStream};
+
+use error::without_peer;
+use event_loop::{Command, EventLoop};
+
+/// Pause before trying again to open a refused stream; grows with each try. 20 ms: a reader's short nap.
+const STREAM_RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// What a node needs to join.
+pub struct NetConfig {
+    /// The seed of the device's ed25519 key; its public key is the device's name.
+    pub key: Zeroizing<[u8; 32]>,
+    /// Addresses to listen on; port 0 takes a free one.
+    pub listen: Vec<Multiaddr>,
+    /// What we call ourselves to every peer. Name and version, nothing personal.
+    pub agent: String,
+    /// What peers may cost.
+    pub limits: Limits,
+}
+
+/// What happened. Bodies are not printable on purpose.
+pub enum NetEvent {
+    /// We listen on this address.
+    Listening(Multiaddr),
+    /// A peer's first connection. It may be over at once if the peer has no room for us.
+    Connected {
+        /// The peer's device.
+        peer: DeviceKey,
+        /// Where it is.
+        address: Multiaddr,
+        /// Whether we called it.
+        dialled: bool,
+    },
+    /// A peer's last connection ended.
+    Disconnected {
+        /// The peer's device.
+        peer: DeviceKey,
+    },
+    /// A peer asks.
+    Request {
+        /// The peer's device.
+        peer: DeviceKey,
+        /// What it asks.
+        body: Vec<u8>,
+        /// How to answer.
+        reply: Reply,
+    },
+    /// A peer opened a stream.
+    Stream {
+        /// The peer's device.
+        peer: DeviceKey,
+        /// The stream, ready both ways.
+        stream: FrameStream,
+    },
+}
+
+/// The right to answer one request. Dropping it fails the request at its asker, promptly.
+pub struct Reply {
+    sender: oneshot::Sender<Vec<u8>>,
+    bytes_max: u32,
+}
+
+/// The handle; clones share one network. It ends with [`Network::shutdown`] or the last clone.
+///
+/// Every method may be dropped while waiting. What was ordered may then still happen: a connection may come
+/// up, a request may reach the peer.
+#[derive(Clone)]
+pub struct Network {
+    commands: mpsc::Sender<Command>,
+    limits: Limits,
+}
+
+/// Starts to listen and spawns the event loop on the current tokio runtime.
+pub fn start(config: NetConfig) -> Result<(Network, mpsc::Receiver<NetEvent>), NetError> {
+    let runtime = Handle::try_current().map_err(|_| NetError::NoRuntime)?;
+    let mut swarm = behaviour::build_swarm(&config)?;
+    let listen = |address| behaviour::listen(&mut swarm, address);
+    let listeners = config.listen.iter().map(listen).collect::<Result<_, _>>()?;
+    let limits = config.limits;
+    let (commands, command_queue) = mpsc::channel(limits.commands_queue_max.max(1));
+    let (events, event_queue) = mpsc::channel(limits.events_queue_max.max(1));
+    runtime.spawn(EventLoop::new(swarm, listeners, limits.clone(), command_queue, events).run());
+    Ok((Network { commands, limits }, event_queue))
+}
+
+impl Network {
+    /// Connects to a device at one of these addresses, QUIC before TCP, each with a short head start.
+    ///
+    /// Already connected is success. An address where another device answers is put aside and the others
+    /// are tried again: addresses of home networks change hands.
+    pub async fn connect(&self, peer: DeviceKey, mut addresses: Vec<Multiaddr>) -> Result<(), NetError> {
+        let (count, count_max) = (addresses.len(), self.limits.addresses_per_dial_max);
+        if count > count_max {
+            return Err(NetError::TooManyAddresses { count, count_max });
+        }
+        let peer = peer_id_of(&peer)?;
+        loop {
+            match self.dial(peer, addresses.clone()).await {
+                Err(NetError::WrongPeer { address }) if !put_aside(&mut addresses, &address) => {
+                    return Err(NetError::WrongPeer { address });
+                }
+                Err(NetError::WrongPeer { .. }) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Asks a connected device and waits for its reply, at most `request_timeout`.
+    pub async fn request(&self, peer: DeviceKey, body: Vec<u8>) -> Result<Vec<u8>, NetError> {
+        let (bytes, bytes_max) = (body.len() as u64, self.limits.request_bytes_max);
+        if bytes > u64::from(bytes_max) {
+            return Err(NetError::RequestTooLarge { bytes, bytes_max });
+        }
+        let peer = peer_id_of(&peer)?;
+        self.ask(|reply| Command::Request { peer, body, reply }).await?
+    }
+
+    /// Opens a stream to a connected device and waits until it was taken there.
+    pub async fn open_stream(&self, peer: DeviceKey) -> Result<FrameStream, NetError> {
+        let peer = peer_id_of(&peer)?;
+        for attempt in 1..self.limits.stream_open_attempts_max {
+            match self.open_once(peer).await {
+                Err(NetError::StreamRefused) => tokio::time::sleep(STREAM_RETRY_PAUSE * attempt).await,
+                result => return result,
+            }
+        }
+        self.open_once(peer).await
+    }
+
+    /// Closes all connections to a device and waits until they are closed, at most `shutdown_timeout`.
+    pub async fn disconnect(&self, peer: DeviceKey) {
+        let Ok(peer) = peer_id_of(&peer) else { return };
+        let closed = self.ask(|done| Command::Disconnect { peer, done });
+        let _ = tokio::time::timeout(self.limits.shutdown_timeout, closed).await;
+    }
+
+    /// The addresses we really listen on.
+    pub async fn listeners(&self) -> Vec<Multiaddr> {
+        self.ask(|reply| Command::Listeners { reply })
+            .await
+            .unwrap_or_default()
+    }
+
+    /// The devices we are connected to, each with the address of its oldest connection.
+    pub async fn connected(&self) -> Vec<(DeviceKey, Multiaddr)> {
+        self.ask(|reply| Command::Connected { reply })
+            .await
+            .unwrap_or_default()
+    }
+
+    /// Stops listening, closes the connections, ends the task, and waits for its end. Other clones of the
+    /// handle then get `Closed`.
+    pub async fn shutdown(self) {
+        let _: Result<(), _> = self.ask(|done| Command::Shutdown { done }).await;
+    }
+
+    async fn dial(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<(), NetError> {
+        self.ask(|reply| Command::Connect {
+            peer,
+            addresses,
+            reply,
+        })
+        .await?
+    }
+
+    async fn open_once(&self, peer: PeerId) -> Result<FrameStream, NetError> {
+        // A dropped reply means that the connection ended, unless the whole network did.
+        let opened = self.ask(|reply| Command::Open { peer, reply }).await;
+        let lost = if self.commands.is_closed() {
+            NetError::Closed
+        } else {
+            NetError::ConnectionLost
+        };
+        let (mut stream, slot) = opened.map_err(|_| lost)??;
+        tokio::time::timeout(self.limits.stream_open_timeout, stream::hear_ready(&mut stream))
+            .await
+            .map_err(|_| NetError::StreamTimeout)??;
+        Ok(FrameStream::new(stream, slot, self.limits.frame_bytes_max))
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, NetError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(command(reply))
+            .await
+            .map_err(|_| NetError::Closed)?;
+        answer.await.map_err(|_| NetError::Closed)
+    }
+}
+
+impl Reply {
+    /// Answers. Success means that the answer is on its way, not that it arrived.
+    pub fn send(self, body: Vec<u8>) -> Result<(), NetError> {
+        let (bytes, bytes_max) = (body.len() as u64, self.bytes_max);
+        if bytes > u64::from(bytes_max) {
+            return Err(NetError::ResponseTooLarge { bytes, bytes_max });
+        }
+        self.sender.send(body).map_err(|_| NetError::AskerGone)
+    }
+}
+
+/// Takes an address out; says whether it was there and others are left.
+fn put_aside(addresses: &mut Vec<Multiaddr>, wrong: &Multiaddr) -> bool {
+    let count = addresses.len();
+    addresses.retain(|address| without_peer(address.clone()) != *wrong);
+    addresses.len() < count && !addresses.is_empty()
+}

@@ -1,0 +1,554 @@
+//! The runtime: drives the engine, and carries out its effects.
+//!
+//! ```text
+//! control socket ─┐                       ┌─> answers, progress
+//! network events ─┼─> inbox ─> engine ─> commit ─> effects ─┼─> network requests, dials
+//! import, fetch ──┘   (bounded, one thread)               └─> payload streams, deletions
+//! ```
+//! One thread owns the engine and its store. It handles what waits, commits once for all of it, and only then
+//! lets effects out: nothing is said or sent that could still be lost.
+
+mod bring;
+mod fetch;
+mod payload;
+mod serve;
+mod show;
+
+use crate::clock::Clock;
+use crate::command::{Command, Event};
+use crate::engine::{Answer, Effect, Engine, Input, RequestId, StreamId, Ticket};
+use crate::failure::{Failure, Kind};
+use crate::keystore::Keys;
+use crate::network::{Multiaddr, NetEvent, Network, Reply};
+use crate::store::Blobs;
+use karte_protocol::id::{DeviceId, GrantId, PartyId};
+use karte_protocol::signed::By;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::AbortHandle;
+
+/// Inputs that may wait for the engine. 1,024: some milliseconds of its work; whoever sends more waits.
+const INBOX_MAX: usize = 1_024;
+/// Inputs handled before one commit. 128: the group of one fsync.
+const GROUP_MAX: usize = 128;
+/// Groups of effects that may wait to be carried out.
+const EFFECTS_MAX: usize = 64;
+/// How often the engine is told that time passed.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What a command puts out.
+#[derive(Debug)]
+pub(crate) enum Out {
+    /// Something happened.
+    Event(Event),
+    /// The next bytes of a data result.
+    Data(Vec<u8>),
+}
+
+/// What the runtime is made of.
+pub(crate) struct Parts {
+    pub(crate) engine: Engine,
+    pub(crate) blobs: Arc<dyn Blobs>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) network: Option<(Network, mpsc::Receiver<NetEvent>)>,
+}
+
+/// A running node; clones share it.
+#[derive(Clone)]
+pub(crate) struct Node {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    inbox: mpsc::Sender<Input>,
+    blobs: Arc<dyn Blobs>,
+    keys: Arc<Keys>,
+    /// Who signs labels here.
+    by: By,
+    /// COSE bytes of the own identity entries; they travel with every label.
+    identity: Vec<Vec<u8>>,
+    network: Option<Network>,
+    next: AtomicU64,
+    // std's Mutex, not tokio's: nothing awaits under these.
+    waiting: Mutex<HashMap<Ticket, mpsc::Sender<Told>>>,
+    replies: Mutex<HashMap<RequestId, Reply>>,
+    streams: Mutex<HashMap<StreamId, mpsc::Sender<serve::Order>>>,
+    fetches: Mutex<HashMap<GrantId, AbortHandle>>,
+    notices: broadcast::Sender<String>,
+    end: watch::Sender<Option<Result<(), Failure>>>,
+}
+
+/// What a waiting command is told.
+enum Told {
+    Progress { done: u64, total: u64 },
+    Answer(Result<Answer, Failure>),
+}
+
+/// The threads and tasks of a node, to be ended in order.
+pub(crate) struct Running {
+    pub(crate) node: Node,
+    pub(crate) party: PartyId,
+    engine: std::thread::JoinHandle<Result<(), Failure>>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts everything on the current tokio runtime.
+    pub(crate) fn start(parts: Parts) -> Result<Self, Failure> {
+        let Parts {
+            engine,
+            blobs,
+            clock,
+            network,
+        } = parts;
+        let (inbox, inputs) = mpsc::channel(INBOX_MAX);
+        let (effects, carried) = mpsc::channel(EFFECTS_MAX);
+        let (network, events) =
+            network.map_or((None, None), |(network, events)| (Some(network), Some(events)));
+        let (notices, _) = broadcast::channel(256);
+        let (end, _) = watch::channel(None);
+        let shared = Arc::new(Shared {
+            inbox,
+            blobs,
+            keys: engine.keys(),
+            by: engine.signer(),
+            identity: engine.identity(),
+            network,
+            next: AtomicU64::new(1),
+            waiting: Mutex::default(),
+            replies: Mutex::default(),
+            streams: Mutex::default(),
+            fetches: Mutex::default(),
+            notices,
+            end,
+        });
+        let (node, party) = (Node { shared }, engine.me().party);
+        let thread = std::thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || drive(engine, inputs, &effects, clock.as_ref()))
+            .map_err(|error| Failure::failed(format!("no thread for the engine: {error}")))?;
+        let mut tasks = vec![
+            tokio::spawn(carry_out(node.clone(), carried)),
+            tokio::spawn(tick(node.shared.inbox.clone())),
+        ];
+        tasks.extend(events.map(|events| tokio::spawn(listen(node.clone(), events))));
+        Ok(Self {
+            node,
+            party,
+            engine: thread,
+            tasks,
+        })
+    }
+
+    /// Ends in order: the network first, so that nobody is promised anything any more; then the tasks that feed
+    /// the engine; then the engine, which works off what waits, commits and closes the store.
+    pub(crate) async fn stop(self) -> Result<(), Failure> {
+        if let Some(network) = self.node.shared.network.clone() {
+            network.shutdown().await;
+        }
+        for task in self.tasks {
+            task.abort();
+            // An aborted task ends with an error that says so; it has nothing else to say.
+            let _ = task.await;
+        }
+        lock(&self.node.shared.fetches)
+            .drain()
+            .for_each(|(_, fetch)| fetch.abort());
+        lock(&self.node.shared.streams).clear();
+        let inbox = self.node.shared.inbox.clone();
+        drop(inbox.send(Input::Command(0, Box::new(Command::Stop))).await);
+        let joined = tokio::task::spawn_blocking(move || self.engine.join()).await;
+        match joined {
+            Ok(Ok(result)) => result,
+            _ => Err(Failure::failed("the engine ended badly")),
+        }
+    }
+}
+
+/// The engine's thread: handle what waits, commit once, let the effects out. Ends with the Stop of ticket 0.
+fn drive(
+    mut engine: Engine,
+    mut inputs: mpsc::Receiver<Input>,
+    effects: &mpsc::Sender<Vec<Effect>>,
+    clock: &dyn Clock,
+) -> Result<(), Failure> {
+    let mut result = Ok(());
+    while let Some(first) = inputs.blocking_recv() {
+        let mut out = Vec::new();
+        let mut last = false;
+        let mut next = Some(first);
+        let mut handled = 0;
+        while let Some(input) = next.take() {
+            last |= is_last(&input);
+            out.extend(engine.handle(input, clock.now_ms()));
+            handled += 1;
+            if handled < GROUP_MAX && !last {
+                next = inputs.try_recv().ok();
+            }
+        }
+        if let Err(error) = engine.commit() {
+            // What was handled may not be durable, so none of it is said; the node ends.
+            let failure = Failure::from(error);
+            out = out
+                .into_iter()
+                .filter_map(|effect| answer_with(effect, &failure))
+                .collect();
+            out.push(Effect::Fatal(failure.clone()));
+            result = Err(failure);
+            last = true;
+        }
+        // Nobody carries effects out any more once the node stops; that is no error.
+        let _ = effects.blocking_send(out);
+        if last {
+            break;
+        }
+    }
+    result.and(engine.close().map_err(Failure::from))
+}
+
+/// The command that only [`Running::stop`] gives.
+fn is_last(input: &Input) -> bool {
+    matches!(input, Input::Command(0, command) if **command == Command::Stop)
+}
+
+/// An answer turns into the failure; every other effect is held back.
+fn answer_with(effect: Effect, failure: &Failure) -> Option<Effect> {
+    match effect {
+        Effect::Answer(ticket, _) => Some(Effect::Answer(ticket, Err(failure.clone()))),
+        _ => None,
+    }
+}
+
+async fn tick(inbox: mpsc::Sender<Input>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if inbox.send(Input::Tick).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Network events into inputs.
+async fn listen(node: Node, mut events: mpsc::Receiver<NetEvent>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            NetEvent::Listening(_) => node.tell_listeners().await,
+            NetEvent::Connected {
+                peer,
+                address,
+                dialled,
+            } => {
+                let address = address.to_string();
+                node.send(Input::Connected {
+                    peer: DeviceId::from(peer),
+                    address,
+                    dialled,
+                })
+                .await;
+            }
+            NetEvent::Disconnected { peer } => node.send(Input::Disconnected(DeviceId::from(peer))).await,
+            NetEvent::Request { peer, body, reply } => {
+                let id = node.number();
+                lock(&node.shared.replies).insert(id, reply);
+                node.send(Input::Request(DeviceId::from(peer), id, body)).await;
+            }
+            NetEvent::Stream { peer, stream } => {
+                drop(tokio::spawn(serve::serve(
+                    node.clone(),
+                    DeviceId::from(peer),
+                    stream,
+                )));
+            }
+        }
+    }
+}
+
+/// Effects, after their commit. Never waits for the engine, which may wait for us.
+async fn carry_out(node: Node, mut groups: mpsc::Receiver<Vec<Effect>>) {
+    while let Some(group) = groups.recv().await {
+        for effect in group {
+            node.carry(effect);
+        }
+    }
+}
+
+impl Node {
+    fn carry(&self, effect: Effect) {
+        match effect {
+            Effect::Answer(ticket, answer) => self.tell(ticket, Told::Answer(answer)),
+            Effect::Progress { ticket, done, total } => {
+                self.tell(ticket, Told::Progress { done, total });
+            }
+            Effect::Dial {
+                party,
+                devices,
+                addresses,
+            } => self.spawn_dial(party, devices, addresses),
+            Effect::Request(peer, duty, body) => {
+                let node = self.clone();
+                drop(tokio::spawn(async move {
+                    let answer = match &node.shared.network {
+                        Some(network) => network
+                            .request(*peer.as_bytes(), body)
+                            .await
+                            .map_err(|error| error.to_string()),
+                        None => Err("this command runs without a network".into()),
+                    };
+                    node.send(Input::Answered(peer, duty, answer)).await;
+                }));
+            }
+            Effect::Reply(id, body) => {
+                if let Some(reply) = lock(&self.shared.replies).remove(&id)
+                    && let Err(error) = reply.send(body)
+                {
+                    tracing::debug!(%error, "a reply was not sent");
+                }
+            }
+            Effect::Serve(stream, items) => self.order(stream, serve::Order::Serve(items)),
+            Effect::Finish(stream, frame) => self.order(stream, serve::Order::Finish(frame)),
+            Effect::Go(stream, go) => self.order(stream, serve::Order::Go(go)),
+            Effect::Fetch(peer, fetch, lengths) => self.spawn_fetch(peer, fetch, lengths),
+            Effect::StopFetch(grant) => {
+                if let Some(fetch) = lock(&self.shared.fetches).remove(&grant) {
+                    fetch.abort();
+                }
+            }
+            Effect::Drop(records) => {
+                let blobs = self.shared.blobs.clone();
+                drop(tokio::task::spawn_blocking(move || {
+                    for record in records {
+                        if let Err(error) = blobs.delete(record.as_bytes()) {
+                            tracing::warn!(%error, "a payload was not deleted; the next start tries again");
+                        }
+                    }
+                }));
+            }
+            Effect::Notice(text) => {
+                tracing::info!("{text}");
+                // Nobody may be watching.
+                let _ = self.shared.notices.send(text);
+            }
+            Effect::Stop => self.end(Ok(())),
+            Effect::Fatal(failure) => {
+                tracing::error!(%failure, "the node stops");
+                self.end(Err(failure));
+            }
+        }
+    }
+
+    fn end(&self, result: Result<(), Failure>) {
+        self.shared.end.send_if_modified(|end| {
+            let first = end.is_none();
+            if first {
+                *end = Some(result);
+            }
+            first
+        });
+    }
+
+    /// Waits until the node should end.
+    pub(crate) async fn ended(&self) -> Result<(), Failure> {
+        let mut end = self.shared.end.subscribe();
+        match end.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or(Ok(())),
+            Err(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn notices(&self) -> broadcast::Receiver<String> {
+        self.shared.notices.subscribe()
+    }
+
+    fn tell(&self, ticket: Ticket, told: Told) {
+        let mut waiting = lock(&self.shared.waiting);
+        let last = matches!(told, Told::Answer(_));
+        if let Some(waiter) = waiting.get(&ticket) {
+            // Progress may be dropped when the waiter is slow; its queue always has room for the answer.
+            if last || waiter.capacity() > 1 {
+                let _ = waiter.try_send(told);
+            }
+        }
+        if last {
+            waiting.remove(&ticket);
+        }
+    }
+
+    fn order(&self, stream: StreamId, order: serve::Order) {
+        if let Some(orders) = lock(&self.shared.streams).get(&stream) {
+            let _ = orders.try_send(order);
+        }
+    }
+
+    fn spawn_dial(&self, party: PartyId, devices: Vec<DeviceId>, addresses: Vec<String>) {
+        let node = self.clone();
+        drop(tokio::spawn(async move {
+            if let Err(reason) = node.dial(devices, addresses).await {
+                node.send(Input::DialFailed(party, reason)).await;
+            }
+        }));
+    }
+
+    async fn dial(&self, devices: Vec<DeviceId>, addresses: Vec<String>) -> Result<(), String> {
+        let network = self
+            .shared
+            .network
+            .as_ref()
+            .ok_or("this command runs without a network")?;
+        let addresses: Vec<Multiaddr> = addresses.iter().filter_map(|text| text.parse().ok()).collect();
+        let mut reason = "it has no device".to_owned();
+        for device in devices {
+            match network.connect(*device.as_bytes(), addresses.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => reason = error.to_string(),
+            }
+        }
+        Err(reason)
+    }
+
+    fn spawn_fetch(&self, peer: DeviceId, fetch: karte_protocol::message::Fetch, lengths: Vec<u64>) {
+        let grant = fetch.grant;
+        let task = tokio::spawn(fetch::fetch(self.clone(), peer, fetch, lengths));
+        lock(&self.shared.fetches).insert(grant, task.abort_handle());
+    }
+
+    async fn tell_listeners(&self) {
+        let Some(network) = &self.shared.network else {
+            return;
+        };
+        let mut addresses: Vec<String> = network
+            .listeners()
+            .await
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        // An address of this machine alone helps nobody else: last.
+        addresses.sort_by_key(|address| address.contains("/127.0.0.1/") || address.contains("/::1/"));
+        self.send(Input::Listening(addresses)).await;
+    }
+
+    /// The addresses we listen on, once all that were asked for are bound; at most 5 s.
+    pub(crate) async fn listening_ready(&self, asked: usize) -> Vec<String> {
+        let Some(network) = &self.shared.network else {
+            return vec![];
+        };
+        let mut addresses = Vec::new();
+        for _ in 0..100 {
+            addresses = network
+                .listeners()
+                .await
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            if addresses.len() >= asked {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.tell_listeners().await;
+        addresses
+    }
+
+    async fn send(&self, input: Input) {
+        // The engine is gone only while the node ends; then nothing matters any more.
+        let _ = self.shared.inbox.send(input).await;
+    }
+
+    fn number(&self) -> u64 {
+        self.shared.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn wait(&self, ticket: Ticket) -> mpsc::Receiver<Told> {
+        let (teller, told) = mpsc::channel(16);
+        lock(&self.shared.waiting).insert(ticket, teller);
+        told
+    }
+
+    /// Runs one command and puts out what it gives; the last output is `Done` or `Failed`. If nobody listens
+    /// any more, long work ends early and keeps what it has done.
+    pub(crate) async fn execute(&self, command: Command, out: mpsc::Sender<Out>) {
+        let result = match command {
+            Command::Import {
+                paths,
+                format,
+                subject,
+            } => self.bring(paths, format, subject, &out).await,
+            command => self.command(command, &out).await,
+        };
+        let end = match result {
+            Ok(()) => Event::Done,
+            Err(failure) => Event::Failed(failure),
+        };
+        let _ = out.send(Out::Event(end)).await;
+    }
+
+    async fn command(&self, command: Command, out: &mpsc::Sender<Out>) -> Result<(), Failure> {
+        let what = if matches!(command, Command::Sync { .. }) {
+            "sync"
+        } else {
+            "work"
+        };
+        let ticket = self.number();
+        let mut told = self.wait(ticket);
+        self.send(Input::Command(ticket, Box::new(command))).await;
+        while let Some(told) = told.recv().await {
+            match told {
+                Told::Progress { done, total } => {
+                    let event = Event::Progress {
+                        what: what.into(),
+                        done,
+                        total,
+                        unit: "bytes".into(),
+                    };
+                    let _ = out.send(Out::Event(event)).await;
+                }
+                Told::Answer(answer) => return self.put_out(answer?, out).await,
+            }
+        }
+        Err(Failure::failed("the node stopped before it answered").next("Repeat the command."))
+    }
+
+    async fn put_out(&self, answer: Answer, out: &mpsc::Sender<Out>) -> Result<(), Failure> {
+        match answer {
+            Answer::Items(items) => {
+                for item in items {
+                    let _ = out.send(Out::Event(Event::Item(item))).await;
+                }
+                Ok(())
+            }
+            Answer::Data(bytes) => {
+                let _ = out.send(Out::Data(bytes)).await;
+                Ok(())
+            }
+            Answer::Open(opening) => show::show(self.shared.blobs.clone(), *opening, out.clone()).await,
+            Answer::Known(_) | Answer::Taken(_) | Answer::Subject(_) => Ok(()),
+        }
+    }
+
+    /// Asks the engine from a thread that may block.
+    fn ask_blocking(&self, input: impl FnOnce(Ticket) -> Input) -> Result<Answer, Failure> {
+        let ticket = self.number();
+        let mut told = self.wait(ticket);
+        let stopped = || Failure::new(Kind::Failed, "the node stopped").next("Repeat the command.");
+        self.shared
+            .inbox
+            .blocking_send(input(ticket))
+            .map_err(|_| stopped())?;
+        loop {
+            match told.blocking_recv() {
+                Some(Told::Answer(answer)) => return answer,
+                Some(Told::Progress { .. }) => {}
+                None => return Err(stopped()),
+            }
+        }
+    }
+}
+
+/// A poisoned lock means that another task panicked while it held it; its map is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

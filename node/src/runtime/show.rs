@@ -1,0 +1,82 @@
+//! open → show: the plaintext of one record, and only after all of it was checked against its label.
+
+use super::Out;
+use crate::engine::Opening;
+use crate::failure::{Failure, Kind};
+use crate::store::{Blobs, ReadSeek};
+use karte_protocol::seal;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Plaintext that is held in memory between check and output, in bytes. 8 MiB; a larger record is opened twice
+/// instead, once to check and once to show.
+const HELD_BYTES_MAX: u64 = 8 << 20;
+/// Bytes put out at a time.
+const PART_BYTES: usize = 64 * 1024;
+
+pub(super) async fn show(
+    blobs: Arc<dyn Blobs>,
+    opening: Opening,
+    out: mpsc::Sender<Out>,
+) -> Result<(), Failure> {
+    let work = tokio::task::spawn_blocking(move || show_blocking(blobs.as_ref(), &opening, &out));
+    work.await.map_err(|_| Failure::failed("opening ended badly"))?
+}
+
+fn show_blocking(blobs: &dyn Blobs, opening: &Opening, out: &mpsc::Sender<Out>) -> Result<(), Failure> {
+    let expected = (opening.label.bytes, opening.label.hash);
+    let as_age = !opening.recipients.is_empty();
+    if !as_age && opening.label.bytes <= HELD_BYTES_MAX {
+        let mut plaintext = zeroize::Zeroizing::new(Vec::new());
+        seal::open_checked(
+            payload(blobs, opening)?,
+            &opening.file_key,
+            expected,
+            &mut *plaintext,
+        )?;
+        return put_out(&mut plaintext.as_slice(), out);
+    }
+    seal::open_checked(payload(blobs, opening)?, &opening.file_key, expected, io::sink())?;
+    if as_age {
+        let header = seal::header(&opening.file_key, &opening.recipients)?;
+        return put_out(&mut header.as_slice().chain(payload(blobs, opening)?), out);
+    }
+    let mut to = Putting(out);
+    Ok(seal::open_checked(
+        payload(blobs, opening)?,
+        &opening.file_key,
+        expected,
+        &mut to,
+    )?)
+}
+
+fn payload(blobs: &dyn Blobs, opening: &Opening) -> Result<Box<dyn ReadSeek + Send>, Failure> {
+    blobs.open(opening.record.as_bytes())?.ok_or_else(|| {
+        Failure::new(Kind::Damaged, format!("the payload of record {} is not on the disk", opening.record.short()))
+            .next("Sync with the contact that gave it: it is fetched again. An own record comes back from a backup.")
+    })
+}
+
+fn put_out(from: &mut dyn Read, out: &mpsc::Sender<Out>) -> Result<(), Failure> {
+    io::copy(from, &mut Putting(out))
+        .map_err(|error| Failure::failed(format!("the record cannot be shown: {error}")))?;
+    Ok(())
+}
+
+struct Putting<'a>(&'a mpsc::Sender<Out>);
+
+impl Write for Putting<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for part in bytes.chunks(PART_BYTES) {
+            self.0
+                .blocking_send(Out::Data(part.to_vec()))
+                .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

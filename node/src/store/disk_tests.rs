@@ -1,0 +1,488 @@
+//! What only the disk can suffer: kills, torn tails, flipped bits, wrong keys, full disks, second processes.
+
+#![allow(clippy::cast_possible_truncation, reason = "small numbers made here")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::super::contract::{blobs_contract, content, finished, put, store_contract, text};
+use super::super::{Blobs, DiskBlobs};
+use super::*;
+
+const T: Table = Table(3);
+const FLEETING: Table = Table(0x83);
+
+fn key() -> StoreKey {
+    StoreKey::new([9; 32])
+}
+
+fn open(dir: &Path) -> (Disk, Opened) {
+    Disk::open(dir, key()).unwrap()
+}
+
+/// A store with `count` commits, dropped as by a kill; and where each commit's frame ends.
+fn committed(count: u8) -> (TempDir, Vec<u64>) {
+    let dir = TempDir::new().unwrap();
+    let (mut disk, opened) = open(dir.path());
+    assert_eq!(opened, Opened::New);
+    let ends = (0..count).map(|n| {
+        disk.write(put(T, "mary", &n.to_string(), "value")).unwrap();
+        disk.commit().unwrap();
+        disk.stats().journal_bytes
+    });
+    let ends = ends.collect();
+    (dir, ends)
+}
+
+fn count(disk: &Disk) -> u8 {
+    let mut count = 0;
+    disk.scan(T, b"mary", &mut |_, _| {
+        count += 1;
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    (0..count).for_each(|n| {
+        assert!(
+            text(disk, T, "mary", &n.to_string()).is_some(),
+            "a prefix, no gaps"
+        )
+    });
+    count
+}
+
+fn journal_file(dir: &Path) -> PathBuf {
+    dir.join(journal::NAME)
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+fn flip(file: &Path, at: u64) {
+    let mut bytes = fs::read(file).unwrap();
+    bytes[at as usize] ^= 0x10;
+    fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn disk_keeps_the_contract() {
+    let dir = TempDir::new().unwrap();
+    let mut n = 0;
+    store_contract(&mut || {
+        n += 1;
+        Box::new(open(&dir.path().join(n.to_string())).0)
+    });
+    let blobs = DiskBlobs::open(dir.path()).unwrap();
+    blobs_contract(&blobs);
+    assert_eq!(
+        fs::read_dir(dir.path().join("tmp")).unwrap().count(),
+        0,
+        "nothing is left over"
+    );
+}
+
+#[test]
+fn a_clean_close_is_opened_as_it_was() {
+    let (dir, _) = committed(3);
+    let (mut disk, opened) = open(dir.path());
+    assert_eq!(
+        opened,
+        Opened::Rebuilt { frames: 3 },
+        "dropped without close, nothing committed is lost"
+    );
+    assert_eq!(count(&disk), 3);
+    disk.write_unjournaled(put(FLEETING, "mary", "status", "fresh"))
+        .unwrap();
+    disk.raise_time_floor(77);
+    disk.write(put(T, "mary", "3", "written, committed by close"))
+        .unwrap();
+    Box::new(disk).close().unwrap();
+
+    let (disk, opened) = open(dir.path());
+    assert_eq!(
+        (opened, count(&disk), disk.time_floor_ms()),
+        (Opened::Clean, 4, 77)
+    );
+    assert_eq!(text(&disk, FLEETING, "mary", "status").as_deref(), Some("fresh"));
+    drop(disk);
+    let (mut disk, opened) = open(dir.path());
+    assert_eq!(opened, Opened::Rebuilt { frames: 4 }, "the marker is used once");
+    assert_eq!(
+        text(&disk, FLEETING, "mary", "status"),
+        None,
+        "a crash loses what is not journaled"
+    );
+    disk.write(put(T, "mary", "4", "pending")).unwrap();
+    assert_eq!(disk.rebuild().unwrap(), 4);
+    assert_eq!(count(&disk), 5, "a rebuild keeps what is pending");
+}
+
+#[test]
+fn a_view_that_is_not_as_it_was_closed_is_remade() {
+    let (dir, _) = committed(3);
+    Box::new(open(dir.path()).0).close().unwrap();
+    let copied = TempDir::new().unwrap();
+    type Harm<'a> = (&'a str, &'a dyn Fn(&Path));
+    let harm: [Harm<'_>; 6] = [
+        ("view deleted", &|dir| fs::remove_dir_all(dir.join(VIEW)).unwrap()),
+        ("marker deleted", &|dir| fs::remove_file(dir.join(CLEAN)).unwrap()),
+        ("marker damaged", &|dir| flip(&dir.join(CLEAN), 50)),
+        ("half a snapshot", &|dir| {
+            fs::write(dir.join(VIEW).join("snap.7.generating"), "x").unwrap()
+        }),
+        ("bit flipped", &|dir| flip(&dir.join(VIEW).join("db"), 200)),
+        ("garbage", &|dir| {
+            fs::write(dir.join(VIEW).join("conf"), "garbage").unwrap()
+        }),
+    ];
+    for (name, harm) in harm {
+        let dir_now = copied.path().join(name);
+        copy(dir.path(), &dir_now);
+        harm(&dir_now);
+        let (disk, opened) = open(&dir_now);
+        assert_eq!(
+            (opened, count(&disk)),
+            (Opened::Rebuilt { frames: 3 }, 3),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn an_older_view_with_its_marker_is_caught_up() {
+    let (dir, _) = committed(3);
+    Box::new(open(dir.path()).0).close().unwrap();
+    let older = TempDir::new().unwrap();
+    copy(dir.path(), older.path());
+    let (mut disk, _) = open(dir.path());
+    disk.write(put(T, "mary", "3", "later")).unwrap();
+    Box::new(disk).close().unwrap();
+    fs::remove_dir_all(dir.path().join(VIEW)).unwrap();
+    copy(&older.path().join(VIEW), &dir.path().join(VIEW));
+    fs::copy(older.path().join(CLEAN), dir.path().join(CLEAN)).unwrap();
+    let (disk, opened) = open(dir.path());
+    assert_eq!((opened, count(&disk)), (Opened::CaughtUp { frames: 1 }, 4));
+}
+
+/// A commit cut off at any byte, before the witness knew of it, leaves the commits before it.
+#[test]
+fn a_torn_tail_is_cut_off_at_every_byte() {
+    let (dir, ends) = committed(3);
+    let full = fs::read(journal_file(dir.path())).unwrap();
+    let (path, witness_path) = (journal_file(dir.path()), dir.path().join(witness::NAME));
+    // Turn 3 is in the second slot: without it the first, of the second commit, is the newest.
+    let witness = fs::read(&witness_path).unwrap()[..4096].to_vec();
+    for length in ends[1]..=ends[2] {
+        for zeros in [0, 50] {
+            let mut torn = full[..length as usize].to_vec();
+            torn.resize(torn.len() + zeros, 0);
+            fs::write(&path, torn).unwrap();
+            fs::write(&witness_path, &witness).unwrap();
+            let (mut disk, _) = open(dir.path());
+            let expected = if length == ends[2] { 3 } else { 2 };
+            assert_eq!(count(&disk), expected, "cut at byte {length}");
+            assert_eq!(disk.stats().journal_bytes, ends[usize::from(expected) - 1]);
+            if length % 50 == 0 {
+                disk.write(put(T, "mary", &expected.to_string(), "again"))
+                    .unwrap();
+                disk.commit().unwrap();
+                drop(disk);
+                assert_eq!(count(&open(dir.path()).0), expected + 1, "the journal goes on");
+            }
+        }
+    }
+}
+
+/// The bug this guards against: a damaged frame in the middle taken for a torn tail, and all behind it lost.
+#[test]
+fn damage_to_what_was_acknowledged_is_refused_by_name() {
+    let (dir, ends) = committed(4);
+    let path = journal_file(dir.path());
+    let (full, witness) = (
+        fs::read(&path).unwrap(),
+        fs::read(dir.path().join(witness::NAME)).unwrap(),
+    );
+    let refused = |offset: u64| {
+        let refused = Disk::open(dir.path(), key()).map(|_| ());
+        assert!(
+            matches!(refused, Err(StoreError::Damaged { offset: at, .. }) if at == offset),
+            "{refused:?}"
+        );
+    };
+    for at in ends[0]..ends[1] {
+        flip(&path, at);
+        refused(ends[0]);
+        assert_eq!(
+            fs::metadata(&path).unwrap().len(),
+            ends[3],
+            "a refusal cuts nothing"
+        );
+        fs::write(&path, &full).unwrap();
+    }
+    flip(&path, 20);
+    refused(0);
+    fs::write(&path, &full[..ends[2] as usize]).unwrap();
+    refused(ends[2]);
+    fs::write(
+        &path,
+        [&full[..ends[0] as usize], &full[ends[1] as usize..]].concat(),
+    )
+    .unwrap();
+    refused(ends[0]);
+    fs::remove_file(&path).unwrap();
+    refused(0);
+    fs::write(&path, &full).unwrap();
+    fs::remove_file(dir.path().join(witness::NAME)).unwrap();
+    refused(0);
+    fs::write(dir.path().join(witness::NAME), vec![0; 8192]).unwrap();
+    refused(0);
+    fs::write(dir.path().join(witness::NAME), &witness).unwrap();
+    assert_eq!(count(&open(dir.path()).0), 4);
+}
+
+#[test]
+fn a_stale_witness_does_not_make_damage_a_torn_tail() {
+    let (dir, ends) = committed(1);
+    let witness = fs::read(dir.path().join(witness::NAME)).unwrap();
+    let (mut disk, _) = open(dir.path());
+    for n in 1..4 {
+        disk.write(put(T, "mary", &n.to_string(), "value")).unwrap();
+        disk.commit().unwrap();
+    }
+    drop(disk);
+    let path = journal_file(dir.path());
+    fs::write(dir.path().join(witness::NAME), &witness).unwrap();
+    flip(&path, ends[0] + 60);
+    let refused = Disk::open(dir.path(), key()).map(|_| ());
+    assert!(
+        matches!(refused, Err(StoreError::Damaged { offset, .. }) if offset == ends[0]),
+        "{refused:?}"
+    );
+    flip(&path, ends[0] + 60);
+    assert_eq!(
+        count(&open(dir.path()).0),
+        4,
+        "with a whole journal an old witness is brought up"
+    );
+}
+
+#[test]
+fn a_wrong_key_is_not_taken_for_damage() {
+    let (dir, _) = committed(1);
+    let refused = Disk::open(dir.path(), StoreKey::new([8; 32])).map(|_| ());
+    assert!(matches!(refused, Err(StoreError::WrongKey)), "{refused:?}");
+    assert_eq!(count(&open(dir.path()).0), 1);
+}
+
+#[test]
+fn a_second_open_says_who_has_it() {
+    let dir = TempDir::new().unwrap();
+    let first = open(dir.path());
+    let refused = Disk::open(dir.path(), key()).map(|_| ());
+    let us = std::process::id().to_string();
+    assert!(
+        matches!(&refused, Err(StoreError::Locked { pid }) if *pid == us),
+        "{refused:?}"
+    );
+    drop(first);
+    open(dir.path());
+}
+
+#[test]
+fn nothing_readable_is_on_the_disk() {
+    let dir = TempDir::new().unwrap();
+    let (mut disk, _) = open(dir.path());
+    disk.write(put(
+        T,
+        "PARENT-mary",
+        "ITEM-dialysis",
+        &"VALUE-creatinine".repeat(20_000),
+    ))
+    .unwrap();
+    disk.commit().unwrap();
+    disk.write_unjournaled(put(FLEETING, "PARENT-john", "ITEM-ct", "VALUE-lung"))
+        .unwrap();
+    Box::new(disk).close().unwrap();
+    let mut files = 0;
+    let mut folders = vec![dir.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap()) {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+                continue;
+            }
+            let bytes = fs::read(entry.path()).unwrap();
+            for marker in ["PARENT-", "ITEM-", "VALUE-", "mary", "john", "creatinine"] {
+                let found = bytes
+                    .windows(marker.len())
+                    .any(|window| window == marker.as_bytes());
+                assert!(!found, "{marker} in {:?}", entry.path());
+            }
+            files += 1;
+        }
+    }
+    assert!(files >= 6, "journal, witness, marker, lock, view");
+}
+
+#[test]
+fn a_full_disk_can_be_tried_again_and_a_failed_sync_poisons() {
+    let (dir, _) = committed(1);
+    let (mut disk, _) = open(dir.path());
+    disk.write(put(T, "mary", "1", "kept")).unwrap();
+    disk.journal.fault = Some(io::ErrorKind::StorageFull);
+    assert!(matches!(disk.commit(), Err(StoreError::Full { .. })));
+    disk.journal.fault = None;
+    disk.commit().unwrap();
+
+    disk.write(put(T, "mary", "2", "unknown")).unwrap();
+    disk.journal.fault = Some(io::ErrorKind::Other);
+    assert!(matches!(disk.commit(), Err(StoreError::Io { .. })));
+    disk.journal.fault = None;
+    assert!(matches!(disk.commit(), Err(StoreError::Poisoned)));
+    assert!(matches!(
+        disk.write(put(T, "mary", "3", "")),
+        Err(StoreError::Poisoned)
+    ));
+    assert_eq!(count(&disk), 3, "it can still be read");
+    drop(disk);
+    assert!(count(&open(dir.path()).0) >= 2, "what was committed is there");
+}
+
+/// A child writes and says what was committed; it is killed at some moment, again and again.
+#[test]
+fn a_killed_process_loses_nothing_it_acknowledged() {
+    if let Some(dir) = std::env::var_os("KARTE_STORE_TEST_CHILD") {
+        return write_until_killed(Path::new(&dir));
+    }
+    let dir = TempDir::new().unwrap();
+    let mut acknowledged: u64 = 0;
+    for round in 0..12 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["a_killed_process_loses_nothing_it_acknowledged", "--nocapture"])
+            .env("KARTE_STORE_TEST_CHILD", dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(3 + 17 * round));
+            child.kill().unwrap();
+            child.wait().unwrap();
+        });
+        for line in lines.map_while(Result::ok) {
+            if let Some(n) = line.rsplit("committed ").next().and_then(|n| n.parse().ok()) {
+                acknowledged = n;
+            }
+        }
+        killer.join().unwrap();
+        if round % 3 == 0 {
+            continue; // Two children in a row: the second opens what the first left.
+        }
+        let (disk, _) = open(dir.path());
+        let found = last(&disk);
+        assert!(
+            found >= acknowledged,
+            "found {found}, acknowledged {acknowledged}"
+        );
+        (1..=found).for_each(|n| assert!(text(&disk, T, "mary", &n.to_string()).is_some(), "{n} of {found}"));
+        if round % 2 == 0 {
+            Box::new(disk).close().unwrap();
+        }
+    }
+    assert!(acknowledged > 0, "the children came to write");
+}
+
+fn last(store: &dyn Store) -> u64 {
+    text(store, T, "last", "").map_or(0, |n| n.parse().unwrap())
+}
+
+fn write_until_killed(dir: &Path) {
+    let (mut disk, _) = open(dir);
+    for n in last(&disk) + 1.. {
+        let mut batch = put(T, "mary", &n.to_string(), &"x".repeat(n as usize % 3000));
+        batch.put(T, b"last", b"", n.to_string().into());
+        disk.write(batch).unwrap();
+        if n % 3 == 0 {
+            disk.commit().unwrap();
+            println!("\ncommitted {n}");
+        }
+    }
+}
+
+#[test]
+fn payload_files_are_whole_private_and_named_as_b3sum_says() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new().unwrap();
+    let blobs = DiskBlobs::open(dir.path()).unwrap();
+    let id = finished(&blobs, b"ciphertext");
+    let name = blake3::Hash::from_bytes(id).to_hex();
+    let path = dir.path().join("payloads").join(&name[..2]).join(name.as_str());
+    assert!(
+        !path.exists(),
+        "before its sync a file has no name that a crash could leave on half a payload"
+    );
+    blobs.sync().unwrap();
+    assert_eq!(blake3::hash(&fs::read(&path).unwrap()).to_hex(), name);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+
+    let lost = finished(&blobs, b"never synced");
+    blobs.partial(&[5; 32]).unwrap().write_at(0, b"part").unwrap();
+    drop(blobs);
+    let blobs = DiskBlobs::open(dir.path()).unwrap();
+    assert_eq!(content(&blobs, &id).as_deref(), Some(b"ciphertext".as_slice()));
+    assert_eq!(content(&blobs, &lost), None);
+    assert_eq!(
+        blobs.partial(&[5; 32]).unwrap().len_bytes(),
+        4,
+        "a part outlives a restart"
+    );
+}
+
+/// Not a test of anything: prints what a commit costs here. `cargo test --release commits_per -- --nocapture`
+#[test]
+fn commits_per_second_are_printed() {
+    let dir = TempDir::new().unwrap();
+    let (mut disk, _) = open(dir.path());
+    let start = std::time::Instant::now();
+    for n in 0..3000u32 {
+        let mut batch = Batch::new();
+        batch.put(T, &n.to_le_bytes(), b"item", vec![7; 300]);
+        disk.write(batch).unwrap();
+        if n % 64 == 63 {
+            disk.commit().unwrap();
+        }
+    }
+    disk.commit().unwrap();
+    let took = start.elapsed();
+    println!(
+        "3000 batches of 300 bytes in groups of 64: {took:?}, {:.0} batches/s",
+        3000.0 / took.as_secs_f64()
+    );
+    let start = std::time::Instant::now();
+    (0..3000u32).for_each(|n| assert!(disk.get(T, &n.to_le_bytes(), b"item").unwrap().is_some()));
+    println!("3000 gets: {:?}; {:?}", start.elapsed(), disk.stats());
+    let start = std::time::Instant::now();
+    Box::new(disk).close().unwrap();
+    println!("close: {:?}", start.elapsed());
+    let start = std::time::Instant::now();
+    let disk = open(dir.path());
+    println!("open clean: {:?} {:?}", start.elapsed(), disk.1);
+    drop(disk);
+    let start = std::time::Instant::now();
+    println!("open rebuilt: {:?} {:?}", open(dir.path()).1, start.elapsed());
+}

@@ -1,0 +1,438 @@
+//! A world of engines. Messages travel at once and in order unless a pair is cut off; time stands still unless
+//! it is moved. The seams that scheduling, loss and crashes need are all here: an outbox of effects per node.
+
+use karte_node::command::Command;
+use karte_node::engine::{self, Answer, Effect, Engine, FetchEnd, Input, NewRecord, Opening, Policy};
+use karte_node::failure::Failure;
+use karte_node::keystore::{Keys, MemoryKeyring};
+use karte_node::store::{Blobs, Memory, MemoryBlobs};
+use karte_protocol::bao::{Tree, verify_slice};
+use karte_protocol::chance::Chance;
+use karte_protocol::id::{DeviceId, PartyId, RecordId, digest};
+use karte_protocol::label::{Code, Effective, Label, seal_label};
+use karte_protocol::message::Fetch;
+use karte_protocol::seal::{open_checked, seal};
+use karte_protocol::shelf::Handed;
+use karte_protocol::signed::Verified;
+use karte_protocol::time::UnixMs;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+/// Steps after which a world that still moves is taken for one that never rests.
+const STEPS_MAX: usize = 100_000;
+
+/// Repeatable chance: blake3 in counter mode over a seed.
+pub struct SeededChance(blake3::OutputReader);
+
+impl SeededChance {
+    /// From a seed.
+    pub fn new(seed: &str) -> Self {
+        Self(blake3::Hasher::new().update(seed.as_bytes()).finalize_xof())
+    }
+}
+
+impl Chance for SeededChance {
+    fn fill(&mut self, out: &mut [u8]) {
+        self.0.fill(out);
+    }
+}
+
+/// A node in the world.
+struct Inhabitant {
+    engine: Engine,
+    blobs: MemoryBlobs,
+    keys: Arc<Keys>,
+}
+
+/// Nodes and what is under way between them.
+pub struct World {
+    /// Now, for everybody.
+    pub now: UnixMs,
+    nodes: BTreeMap<String, Inhabitant>,
+    devices: BTreeMap<DeviceId, String>,
+    /// Pairs that cannot reach each other.
+    cut: BTreeSet<(String, String)>,
+    queue: VecDeque<(String, Input)>,
+    answers: BTreeMap<u64, Result<Answer, Failure>>,
+    replies: BTreeMap<(String, u64), (String, DeviceId, engine::Duty)>,
+    streams: BTreeMap<(String, u64), (String, Fetch, Vec<u64>)>,
+    /// What nodes told their own users, in order.
+    pub notices: Vec<(String, String)>,
+    /// Every control message that was sent: from, to, bytes.
+    pub sent: Vec<(String, String, Vec<u8>)>,
+    next: u64,
+}
+
+/// A small record of ours.
+pub struct Draft<'a> {
+    /// `fhir/Observation`.
+    pub kind: &'a str,
+    /// `laboratory`.
+    pub category: &'a str,
+    /// A LOINC code.
+    pub code: &'a str,
+    /// Effective time, milliseconds since the epoch.
+    pub at_ms: UnixMs,
+    /// The plaintext.
+    pub text: &'a str,
+}
+
+impl World {
+    /// An empty world in 2026.
+    pub fn new() -> Self {
+        Self {
+            now: 1_780_000_000_000,
+            nodes: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            queue: VecDeque::new(),
+            answers: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            notices: vec![],
+            sent: vec![],
+            next: 1,
+        }
+    }
+
+    /// Adds a node.
+    pub fn add(&mut self, name: &str, policy: Policy) -> Result<(), Failure> {
+        let mut chance = SeededChance::new(name);
+        let keys = Arc::new(Keys::generate(&mut chance));
+        let birth = engine::birth(&keys, &mut chance, self.now)?;
+        let engine = Engine::open(
+            engine::Parts {
+                keys: keys.clone(),
+                ring: Box::new(MemoryKeyring::default()),
+                store: Box::new(Memory::new()),
+                chance: Box::new(chance),
+                genesis: birth.genesis,
+                name: name.into(),
+                kind: "patient".into(),
+                policy,
+            },
+            self.now,
+        )?;
+        self.devices.insert(keys.device.device(), name.into());
+        self.nodes.insert(
+            name.into(),
+            Inhabitant {
+                engine,
+                blobs: MemoryBlobs::new(),
+                keys,
+            },
+        );
+        // Its address is its name.
+        self.queue
+            .push_back((name.into(), Input::Listening(vec![name.into()])));
+        self.run();
+        Ok(())
+    }
+
+    /// A party's id.
+    pub fn party(&self, name: &str) -> PartyId {
+        self.nodes[name].engine.me().party
+    }
+
+    /// Commands a node, lets the world come to rest, and gives the answer.
+    pub fn command(&mut self, name: &str, command: Command) -> Result<Answer, Failure> {
+        let ticket = self.number();
+        self.queue
+            .push_back((name.into(), Input::Command(ticket, Box::new(command))));
+        self.run();
+        self.answers
+            .remove(&ticket)
+            .unwrap_or_else(|| Err(Failure::failed("no answer")))
+    }
+
+    /// The objects a command gives.
+    pub fn items(&mut self, name: &str, command: Command) -> Result<Vec<Value>, Failure> {
+        match self.command(name, command)? {
+            Answer::Items(items) => Ok(items),
+            _ => Err(Failure::failed("expected items")),
+        }
+    }
+
+    /// Seals and takes a record about `subject` at a node.
+    pub fn write(&mut self, name: &str, subject: PartyId, draft: &Draft<'_>) -> Result<RecordId, Failure> {
+        let node = &self.nodes[name];
+        let mut writer = node.blobs.create()?;
+        let sealed = seal(draft.text.as_bytes(), &mut writer)?;
+        writer
+            .flush()
+            .map_err(|error| Failure::failed(error.to_string()))?;
+        writer.finish()?;
+        node.blobs.sync()?;
+        let label = Label {
+            subject,
+            kind: draft.kind.into(),
+            categories: vec![draft.category.into()],
+            codes: vec![Code {
+                system: "http://loinc.org".into(),
+                code: draft.code.into(),
+            }],
+            effective: Some(Effective {
+                start_ms: draft.at_ms,
+                end_ms: draft.at_ms,
+                offset_min: 0,
+            }),
+            title: draft.text.into(),
+            media_type: "text/plain".into(),
+            bytes: sealed.plaintext_bytes,
+            hash: sealed.plaintext_hash,
+            full_url: None,
+            source_id: None,
+            profiles: vec![],
+            replaces: vec![],
+            derived_from: vec![],
+            sensitivity: vec![],
+            urgency: None,
+            group: None,
+            case: None,
+        };
+        let label = Verified::sign(label, node.engine.signer(), &node.keys.device)?;
+        let sealed_label = seal_label(&label, &node.engine.identity(), &sealed.file_key)?;
+        let record = sealed.record;
+        let handed = Handed {
+            record,
+            bytes: sealed.payload_bytes,
+            file_key: sealed.file_key,
+            label_hash: digest(&sealed_label),
+        };
+        let ticket = self.number();
+        let records = vec![NewRecord {
+            handed,
+            label,
+            sealed_label,
+        }];
+        self.queue
+            .push_back((name.into(), Input::Records(ticket, records)));
+        self.run();
+        Ok(record)
+    }
+
+    /// The plaintext that an opening gives.
+    pub fn plaintext(&self, name: &str, opening: &Opening) -> Result<String, Failure> {
+        let blob = self.nodes[name].blobs.open(opening.record.as_bytes())?;
+        let blob = blob.ok_or_else(|| Failure::failed("the payload is not there"))?;
+        let mut out = Vec::new();
+        open_checked(
+            blob,
+            &opening.file_key,
+            (opening.label.bytes, opening.label.hash),
+            &mut out,
+        )?;
+        String::from_utf8(out).map_err(|error| Failure::failed(error.to_string()))
+    }
+
+    /// Whether a payload lies at a node.
+    pub fn has_payload(&self, name: &str, record: &RecordId) -> bool {
+        matches!(self.nodes[name].blobs.len(record.as_bytes()), Ok(Some(_)))
+    }
+
+    /// Cuts two nodes off from each other.
+    pub fn cut(&mut self, one: &str, other: &str) {
+        self.cut.insert((one.into(), other.into()));
+        self.cut.insert((other.into(), one.into()));
+        for (at, peer) in [(one, other), (other, one)] {
+            let device = self.nodes[peer].keys.device.device();
+            self.queue.push_back((at.into(), Input::Disconnected(device)));
+        }
+        self.run();
+    }
+
+    /// Lets two nodes reach each other again.
+    pub fn heal(&mut self, one: &str, other: &str) {
+        self.cut.remove(&(one.into(), other.into()));
+        self.cut.remove(&(other.into(), one.into()));
+    }
+
+    /// Moves time and tells everybody.
+    pub fn pass(&mut self, ms: i64) {
+        self.now += ms;
+        for name in self.nodes.keys().cloned().collect::<Vec<_>>() {
+            self.queue.push_back((name, Input::Tick));
+        }
+        self.run();
+    }
+
+    /// Sends bytes as a control request from one connected node to another and gives the reply.
+    pub fn raw_request(&mut self, from: &str, to: &str, body: Vec<u8>) -> Option<Vec<u8>> {
+        let device = self.nodes[from].keys.device.device();
+        let id = self.number();
+        let effects = self.handle(to, Input::Request(device, id, body));
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Reply(reply, bytes) if reply == id => Some(bytes),
+            _ => None,
+        })
+    }
+
+    /// The keys of a node, to forge with.
+    pub fn keys(&self, name: &str) -> Arc<Keys> {
+        self.nodes[name].keys.clone()
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn handle(&mut self, name: &str, input: Input) -> Vec<Effect> {
+        let now = self.now;
+        let node = self.nodes.get_mut(name).expect("the world knows its nodes");
+        let effects = node.engine.handle(input, now);
+        node.engine.commit().expect("memory commits");
+        effects
+    }
+
+    fn run(&mut self) {
+        for _ in 0..STEPS_MAX {
+            let Some((name, input)) = self.queue.pop_front() else {
+                return;
+            };
+            for effect in self.handle(&name, input) {
+                self.carry(&name, effect);
+            }
+        }
+        panic!("the world does not come to rest: {:?}", self.notices.last());
+    }
+
+    fn carry(&mut self, at: &str, effect: Effect) {
+        match effect {
+            Effect::Answer(ticket, answer) => drop(self.answers.insert(ticket, answer)),
+            Effect::Dial { party, addresses, .. } => self.dial(at, party, &addresses),
+            Effect::Request(peer, duty, body) => self.request(at, peer, duty, body),
+            Effect::Reply(id, body) => {
+                if let Some((asker, peer, duty)) = self.replies.remove(&(at.to_owned(), id)) {
+                    self.queue
+                        .push_back((asker, Input::Answered(peer, duty, Ok(body))));
+                }
+            }
+            Effect::Fetch(peer, fetch, lengths) => self.fetch(at, peer, fetch, lengths),
+            Effect::Serve(stream, items) => self.serve(at, stream, &items),
+            Effect::Finish(stream, _) => self.end_stream(at, stream, vec![], FetchEnd::Denied),
+            Effect::Drop(records) => {
+                for record in records {
+                    self.nodes[at]
+                        .blobs
+                        .delete(record.as_bytes())
+                        .expect("memory deletes");
+                }
+            }
+            Effect::Notice(text) => self.notices.push((at.into(), text)),
+            Effect::Fatal(failure) => panic!("{at} failed: {failure}"),
+            Effect::Progress { .. } | Effect::Go(..) | Effect::StopFetch(_) | Effect::Stop => {}
+        }
+    }
+
+    fn dial(&mut self, at: &str, party: PartyId, addresses: &[String]) {
+        let reachable = addresses.iter().find(|name| {
+            self.nodes.contains_key(*name) && !self.cut.contains(&(at.to_owned(), (*name).clone()))
+        });
+        let Some(other) = reachable.cloned() else {
+            self.queue
+                .push_back((at.into(), Input::DialFailed(party, "cut off".into())));
+            return;
+        };
+        let (here, there) = (
+            self.nodes[at].keys.device.device(),
+            self.nodes[&other].keys.device.device(),
+        );
+        let answer = Input::Connected {
+            peer: here,
+            address: at.into(),
+            dialled: false,
+        };
+        self.queue.push_back((other.clone(), answer));
+        self.queue.push_back((
+            at.into(),
+            Input::Connected {
+                peer: there,
+                address: other,
+                dialled: true,
+            },
+        ));
+    }
+
+    fn request(&mut self, at: &str, peer: DeviceId, duty: engine::Duty, body: Vec<u8>) {
+        let to = self.devices[&peer].clone();
+        if self.cut.contains(&(at.to_owned(), to.clone())) {
+            self.queue
+                .push_back((at.into(), Input::Answered(peer, duty, Err("cut off".into()))));
+            return;
+        }
+        let id = self.number();
+        self.sent.push((at.into(), to.clone(), body.clone()));
+        self.replies.insert((to.clone(), id), (at.into(), peer, duty));
+        let from = self.nodes[at].keys.device.device();
+        self.queue.push_back((to, Input::Request(from, id, body)));
+    }
+
+    fn fetch(&mut self, at: &str, peer: DeviceId, fetch: Fetch, lengths: Vec<u64>) {
+        let to = self.devices[&peer].clone();
+        let stream = self.number();
+        let body = fetch.to_bytes().expect("a want-list has bytes");
+        self.streams
+            .insert((to.clone(), stream), (at.into(), fetch, lengths));
+        let from = self.nodes[at].keys.device.device();
+        self.queue.push_back((to, Input::FetchAsked(from, stream, body)));
+    }
+
+    /// Moves payloads slice by slice, with the same proofs as on the wire.
+    fn serve(&mut self, at: &str, stream: u64, items: &[engine::Serving]) {
+        let Some((reader, fetch, lengths)) = self.streams.get(&(at.to_owned(), stream)).cloned() else {
+            return;
+        };
+        let (mut arrived, mut missing) = (Vec::new(), Vec::new());
+        for (item, bytes) in items.iter().zip(lengths) {
+            let payload = self.payload(at, &item.record);
+            match (payload, &item.label) {
+                (Some(payload), Some(label)) if item.payload_bytes == bytes => {
+                    let tree =
+                        Tree::of(item.record, bytes, payload.as_slice()).expect("own payloads are whole");
+                    let slice = tree.slice(0, payload.as_slice()).expect("a slice is made");
+                    let plain = verify_slice(item.record, bytes, 0, &slice).expect("a slice verifies");
+                    let mut writer = self.nodes[&reader].blobs.create().expect("memory writes");
+                    writer.write_all(&plain).expect("memory writes");
+                    writer.finish().expect("memory writes");
+                    arrived.push((item.record, label.clone()));
+                }
+                _ => missing.push(item.record),
+            }
+        }
+        let holder = self.nodes[at].keys.device.device();
+        self.nodes[&reader].blobs.sync().expect("memory syncs");
+        self.queue
+            .push_back((reader, Input::Arrived(holder, fetch.grant, arrived)));
+        self.end_stream(at, stream, missing, FetchEnd::Whole);
+    }
+
+    fn payload(&self, at: &str, record: &RecordId) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.nodes[at]
+            .blobs
+            .open(record.as_bytes())
+            .ok()??
+            .read_to_end(&mut bytes)
+            .ok()?;
+        Some(bytes)
+    }
+
+    fn end_stream(&mut self, at: &str, stream: u64, missing: Vec<RecordId>, end: FetchEnd) {
+        let Some((reader, fetch, _)) = self.streams.remove(&(at.to_owned(), stream)) else {
+            return;
+        };
+        let holder = self.nodes[at].keys.device.device();
+        self.queue
+            .push_back((reader, Input::FetchEnded(holder, fetch.grant, missing, end)));
+        self.queue.push_back((at.into(), Input::ServeEnded(stream)));
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
