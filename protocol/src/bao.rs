@@ -10,7 +10,7 @@ use bao_tree::io::sync::{ReadAt, Size, WriteAt, decode_ranges, encode_ranges_val
 use bao_tree::{BaoTree, BlockSize, ByteRanges, ChunkRanges};
 use std::io;
 
-/// Chunk groups of 16 KiB: one tree node a 512 bytes of proof a MiB.
+/// Chunk groups of 16 KiB: 4,032 bytes of proof a MiB, and 64 for each level above.
 const BLOCK: BlockSize = BlockSize::from_chunk_log(4);
 
 /// Why a slice was not made or not taken.

@@ -5,7 +5,7 @@
 //! whatever the reason (silence).
 
 use crate::consent::{Accept, Release, Status};
-use crate::grant::Opened;
+use crate::grant::{Opened, Reader};
 use crate::id::{DeviceId, GrantId};
 use crate::identity::{PartyLog, State};
 use crate::limits::{CLOCK_SKEW_MS_MAX, SESSION_MS_MAX};
@@ -126,6 +126,10 @@ fn clause_of_serving(question: &Serving<'_>) -> Result<(), Clause> {
     } = *question;
     let opened = question.opened.ok_or(Clause::NotCounting)?;
     let (_, holder) = question.holder;
+    let Reader::Party(named) = opened.reader;
+    if named != question.reader.1.party {
+        return Err(Clause::NotCounting);
+    }
     standing(grant, opened, holder, now_ms)?;
     if release.purpose != opened.purpose {
         return Err(Clause::Purpose {
@@ -185,7 +189,16 @@ pub fn passes(status: &Verified<Status>, log: &PartyLog, state: &State, now_ms: 
         && !state.disputed
         && speaks_for(status, state)
         && status.issued_ms <= now_ms.saturating_add(CLOCK_SKEW_MS_MAX)
-        && status.heads.iter().all(|head| log.holds(&head.id))
+        && holds_all(status, log, state)
+}
+
+/// Whether every head a Status names is held, and everything below it: a Revoke may hide in a gap.
+pub fn holds_all(status: &Status, log: &PartyLog, state: &State) -> bool {
+    let whole = |device: &DeviceId, seq: u64| state.complete.get(device).is_some_and(|until| seq < *until);
+    status
+        .heads
+        .iter()
+        .all(|head| log.holds(&head.id) && whole(&head.device, head.seq))
 }
 
 /// Whether a Status that passes was also signed by a device of the party itself.

@@ -68,7 +68,7 @@ pub struct Condition {
     pub value: String,
 }
 
-/// Which records. Every list that is not empty must match; explicit records stand for themselves.
+/// Which records. Every list that is not empty must match, explicit records too.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scope {
@@ -243,11 +243,16 @@ impl Opening {
             return Err(GrantError::Commitment);
         }
         self.opened.check()?;
-        if let (Some(salt), Some(scope)) = (&self.scope_salt, &self.scope) {
-            if scope_hash(salt, scope)? != self.opened.scope_hash {
-                return Err(GrantError::Scope);
+        match (&self.scope_salt, &self.scope) {
+            (Some(salt), Some(scope)) => {
+                if scope_hash(salt, scope)? != self.opened.scope_hash {
+                    return Err(GrantError::Scope);
+                }
+                scope.check()?;
             }
-            scope.check()?;
+            (None, None) => {}
+            // One without the other cannot be compared, so it shows nothing.
+            _ => return Err(GrantError::Scope),
         }
         Ok(OpenGrant {
             entry,

@@ -149,6 +149,13 @@ impl From<GrantId> for EntryId {
     }
 }
 
+impl From<PartyId> for EntryId {
+    /// A party's Genesis.
+    fn from(party: PartyId) -> Self {
+        Self(party.0)
+    }
+}
+
 impl From<ObjectId> for EntryId {
     fn from(object: ObjectId) -> Self {
         Self(object.0)
@@ -178,7 +185,10 @@ impl FromStr for PartyId {
             return Err(wrong());
         }
         let bytes: Vec<u8> = parsed.byte_iter().collect();
-        Self::from_slice(&bytes).ok_or_else(wrong)
+        // The last character has spare bits: only the one text that we would write ourselves is a name.
+        Self::from_slice(&bytes)
+            .filter(|party| party.to_string().eq_ignore_ascii_case(text))
+            .ok_or_else(wrong)
     }
 }
 

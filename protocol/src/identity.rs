@@ -4,11 +4,11 @@
 //! no server, no clock. Not for: whether a record may leave now; that is [`crate::decide`].
 
 use crate::encoding;
-use crate::entry::{Act, Device, Entry, Recover};
+use crate::entry::{Act, Device, Entry, Recover, RecoverTerms};
 use crate::id::{DeviceId, Digest, EntryId, GrantId, PartyId, digest};
 use crate::keys::{Recipient, verifies};
 use crate::limits::LOG_BYTES_MAX;
-use crate::signed::Verified;
+use crate::signed::{Signed, Verified};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +24,9 @@ pub enum LogError {
         /// Whose log this is.
         expected: PartyId,
     },
+    /// A second Genesis, or a Recover without the keys that were committed.
+    #[error("expected one Genesis, and recoveries signed by the committed keys")]
+    NotCommitted,
     /// Signed by a device that no held entry names.
     #[error("device {0} is named by no entry of this party")]
     Untraced(DeviceId),
@@ -32,12 +35,18 @@ pub enum LogError {
     TooLarge,
 }
 
+/// Recoveries of one generation that are kept. 16: one is right, two are a dispute, more is noise.
+const RECOVERS_MAX: usize = 16;
+
 /// A party's entries.
 #[derive(Debug, Clone)]
 pub struct PartyLog {
     party: PartyId,
     entries: BTreeMap<EntryId, Verified<Entry>>,
-    bytes: usize,
+    /// Bytes of entries, by generation.
+    bytes: BTreeMap<u32, usize>,
+    /// What [`PartyLog::traced`] found; worked out again when an identity entry comes.
+    traced: BTreeMap<u32, BTreeSet<DeviceId>>,
 }
 
 /// The last entry of a device's chain.
@@ -73,6 +82,8 @@ pub struct State {
     pub forks: BTreeMap<DeviceId, u64>,
     /// The last entry of each device's chain in this generation.
     pub heads: Vec<Head>,
+    /// For each device, how many entries from the beginning of its chain are held without a gap.
+    pub complete: BTreeMap<DeviceId, u64>,
     /// blake3 of the sorted identity entry ids.
     pub identity: Digest,
 }
@@ -107,12 +118,16 @@ impl PartyLog {
             return Err(LogError::NotGenesis);
         }
         let party = PartyId::from(*genesis.id().as_bytes());
-        let bytes = genesis.bytes().len();
-        Ok(Self {
+        let bytes = BTreeMap::from([(0, genesis.bytes().len())]);
+        let entries = BTreeMap::from([(genesis.id().into(), genesis)]);
+        let mut log = Self {
             party,
-            entries: BTreeMap::from([(genesis.id().into(), genesis)]),
+            entries,
             bytes,
-        })
+            traced: BTreeMap::new(),
+        };
+        log.retrace();
+        Ok(log)
     }
 
     /// The party.
@@ -130,15 +145,27 @@ impl PartyLog {
         if !entry.is_by(self.party) {
             return Err(LogError::OtherParty { expected: self.party });
         }
-        let is_recover = matches!(entry.act, Act::Recover(_));
-        if !is_recover && !self.traced(entry.by().r#gen).contains(&entry.by().device) {
-            return Err(LogError::Untraced(entry.by().device));
+        let generation = entry.by().r#gen;
+        match &entry.act {
+            Act::Genesis(_) => return Err(LogError::NotCommitted),
+            Act::Recover(recover) if !self.recovers(&entry, recover) => return Err(LogError::NotCommitted),
+            Act::Recover(_) if self.recovers_of(generation).len() >= RECOVERS_MAX => {
+                return Err(LogError::TooLarge);
+            }
+            Act::Recover(_) => {}
+            _ if !self.is_traced(generation, &entry.by().device) => {
+                return Err(LogError::Untraced(entry.by().device));
+            }
+            // The entry that passes the bound is still taken: it is what shows the dispute.
+            _ if self.is_over_full(generation) => return Err(LogError::TooLarge),
+            _ => {}
         }
-        if !is_recover && self.bytes + entry.bytes().len() > LOG_BYTES_MAX {
-            return Err(LogError::TooLarge);
-        }
-        self.bytes += entry.bytes().len();
+        let names_devices = matches!(entry.act, Act::AddDevice(_) | Act::Recover(_));
+        *self.bytes.entry(generation).or_default() += entry.bytes().len();
         self.entries.insert(id, entry);
+        if names_devices {
+            self.retrace();
+        }
         Ok(true)
     }
 
@@ -152,18 +179,37 @@ impl PartyLog {
         self.entries.contains_key(id)
     }
 
-    /// All entries, in an order in which [`PartyLog::add`] takes them: identity first, each device's chain in its order.
+    /// All entries, in an order in which [`PartyLog::add`] takes them: each generation's beginning, then whoever
+    /// names a device before that device speaks, then each chain in its order.
     pub fn in_order(&self) -> Vec<&Verified<Entry>> {
-        let mut entries: Vec<&Verified<Entry>> = self.entries.values().collect();
-        entries.sort_by_key(|entry| {
-            (
-                !matches!(entry.act, Act::Genesis(_)),
-                entry.by().r#gen,
-                !entry.act.is_identity(),
-                entry.seq,
-            )
+        let mut rest: Vec<&Verified<Entry>> = self.entries.values().collect();
+        rest.sort_by_key(|entry| {
+            let begins = matches!(entry.act, Act::Genesis(_) | Act::Recover(_));
+            (entry.by().r#gen, !begins, !entry.act.is_identity(), entry.seq)
         });
-        entries
+        let mut ordered = Vec::with_capacity(rest.len());
+        let mut named: BTreeSet<(u32, DeviceId)> = BTreeSet::new();
+        while !rest.is_empty() {
+            let before = rest.len();
+            rest.retain(|entry| {
+                let generation = entry.by().r#gen;
+                let devices = match &entry.act {
+                    Act::Genesis(genesis) => genesis.devices.as_slice(),
+                    Act::Recover(recover) => recover.terms.devices.as_slice(),
+                    _ if !named.contains(&(generation, entry.by().device)) => return true,
+                    Act::AddDevice(device) => std::slice::from_ref(device),
+                    _ => &[],
+                };
+                named.extend(devices.iter().map(|device| (generation, device.device)));
+                ordered.push(*entry);
+                false
+            });
+            if rest.len() == before {
+                // Nothing that `add` took is left over; this only keeps the loop from spinning.
+                ordered.append(&mut rest);
+            }
+        }
+        ordered
     }
 
     /// Identity entries alone, in that order.
@@ -177,33 +223,39 @@ impl PartyLog {
     /// What the entries amount to.
     pub fn state(&self) -> State {
         let (generation, disputed) = self.generation();
-        let traced = self.traced(generation);
         let chains = self.chains(generation);
-        let forks = forks(&chains);
-        let ends = self.ends(generation, &traced, &forks);
+        let forks = self.forks(generation, &chains);
+        let ends = self.ends(generation, &forks);
         let mut state = State {
             party: self.party,
             generation,
-            disputed: disputed || self.bytes > LOG_BYTES_MAX,
+            disputed: disputed || self.is_over_full(generation),
             devices: BTreeMap::new(),
             stewards: BTreeMap::new(),
             grants: BTreeMap::new(),
             revoked: BTreeSet::new(),
             forks,
             heads: heads(&chains),
+            complete: self.complete(&chains, generation),
             identity: self.identity_digest(),
         };
         self.count_devices(&mut state, &ends);
-        self.count_denials(&mut state, &traced);
         self.count_grants(&mut state, &chains, &ends);
+        // Denials last: nothing above may bring back what they end.
+        self.count_denials(&mut state);
         state
     }
 
-    /// The highest generation with a valid beginning, and whether two recoveries compete for one.
+    /// The highest generation with a valid beginning, and whether two recoveries compete for it.
     fn generation(&self) -> (u32, bool) {
         let mut generation = 0;
         loop {
-            match self.recovers_of(generation + 1).len() {
+            let terms: BTreeSet<Digest> = self
+                .recovers_of(generation + 1)
+                .iter()
+                .filter_map(|entry| terms_digest(entry))
+                .collect();
+            match terms.len() {
                 0 => return (generation, false),
                 1 => generation += 1,
                 _ => return (generation + 1, true),
@@ -211,64 +263,85 @@ impl PartyLog {
         }
     }
 
+    /// Valid beginnings of a generation after the first. All that is in the log was checked when it was added.
     fn recovers_of(&self, generation: u32) -> Vec<&Verified<Entry>> {
-        let Some((commitments, threshold)) = self.committed_before(generation) else {
-            return vec![];
-        };
-        self.entries
-            .values()
-            .filter(|entry| entry.by().r#gen == generation)
-            .filter(|entry| match &entry.act {
-                Act::Recover(recover) => self.recovers(entry, recover, generation, &commitments, threshold),
-                _ => false,
-            })
+        self.of_generation(generation)
+            .filter(|entry| matches!(entry.act, Act::Recover(_)))
             .collect()
     }
 
-    fn committed_before(&self, generation: u32) -> Option<(Vec<Digest>, u8)> {
-        self.entries.values().find_map(|entry| match &entry.act {
-            Act::Genesis(genesis) if generation == 1 => {
-                Some((genesis.next_recovery.clone(), genesis.threshold))
-            }
-            Act::Recover(recover) if generation > 1 && recover.terms.r#gen == generation - 1 => {
-                Some((recover.terms.next_recovery.clone(), recover.terms.threshold))
-            }
+    /// What the beginning of a generation says: its first devices and how it can be recovered. Of two recoveries
+    /// that compete, the one with the smaller id; everything is denied then.
+    fn beginning(&self, generation: u32) -> Option<Beginning<'_>> {
+        let of_genesis = || match self
+            .entries
+            .get(&EntryId::from(self.party))
+            .map(|entry| &entry.act)
+        {
+            Some(Act::Genesis(genesis)) => Some(Beginning {
+                devices: &genesis.devices,
+                next_recovery: &genesis.next_recovery,
+                threshold: genesis.threshold,
+            }),
             _ => None,
-        })
+        };
+        let of_recover = || match self.recovers_of(generation).first().map(|entry| &entry.act) {
+            Some(Act::Recover(recover)) => Some(Beginning {
+                devices: &recover.terms.devices,
+                next_recovery: &recover.terms.next_recovery,
+                threshold: recover.terms.threshold,
+            }),
+            _ => None,
+        };
+        if generation == 0 {
+            of_genesis()
+        } else {
+            of_recover()
+        }
     }
 
-    fn recovers(
-        &self,
-        entry: &Verified<Entry>,
-        recover: &Recover,
-        generation: u32,
-        commitments: &[Digest],
-        threshold: u8,
-    ) -> bool {
-        let terms = &recover.terms;
-        let fits = terms.party == self.party
-            && terms.r#gen == generation
-            && entry.seq == 0
-            && terms
-                .devices
-                .iter()
-                .any(|device| device.device == entry.by().device);
-        let Ok(signed) = encoding::encode(terms) else {
+    /// Rule 6: signed by as many of the keys committed in the generation before as it asked for.
+    fn recovers(&self, entry: &Verified<Entry>, recover: &Recover) -> bool {
+        let RecoverTerms {
+            party,
+            r#gen: generation,
+            devices,
+            ..
+        } = &recover.terms;
+        let before = generation
+            .checked_sub(1)
+            .and_then(|before| self.beginning(before));
+        let (Some(before), Ok(signed)) = (before, encoding::encode(&recover.terms)) else {
             return false;
         };
+        // Its first device and no other signs the entry, so that one recovery is one chain.
+        let fits = *party == self.party
+            && *generation == entry.by().r#gen
+            && entry.seq == 0
+            && devices
+                .first()
+                .is_some_and(|device| device.device == entry.by().device);
         let signers: BTreeSet<&DeviceId> = recover
             .reveals
             .iter()
             .zip(&recover.signatures)
-            .filter(|(key, _)| commitments.contains(&digest(key.as_bytes())))
+            .filter(|(key, _)| before.next_recovery.contains(&digest(key.as_bytes())))
             .filter(|(key, signature)| verifies(key, &signed, signature))
             .map(|(key, _)| key)
             .collect();
-        fits && threshold > 0 && signers.len() >= usize::from(threshold)
+        fits && before.threshold > 0 && signers.len() >= usize::from(before.threshold)
     }
 
-    /// Devices whose naming traces by signatures to the beginning of `generation`, void or not (rule 3).
-    fn traced(&self, generation: u32) -> BTreeSet<DeviceId> {
+    /// Devices whose naming traces by signatures to the beginning of their generation, void or not (rule 3).
+    fn retrace(&mut self) {
+        let generations: BTreeSet<u32> = self.entries.values().map(|entry| entry.by().r#gen).collect();
+        self.traced = generations
+            .into_iter()
+            .map(|generation| (generation, self.trace(generation)))
+            .collect();
+    }
+
+    fn trace(&self, generation: u32) -> BTreeSet<DeviceId> {
         let mut traced: BTreeSet<DeviceId> = self
             .first_devices(generation)
             .iter()
@@ -289,17 +362,21 @@ impl PartyLog {
         }
     }
 
+    fn is_traced(&self, generation: u32, device: &DeviceId) -> bool {
+        self.traced
+            .get(&generation)
+            .is_some_and(|traced| traced.contains(device))
+    }
+
+    fn is_over_full(&self, generation: u32) -> bool {
+        self.bytes
+            .get(&generation)
+            .is_some_and(|bytes| *bytes > LOG_BYTES_MAX)
+    }
+
     fn first_devices(&self, generation: u32) -> &[Device] {
-        self.entries
-            .values()
-            .find_map(|entry| match &entry.act {
-                Act::Genesis(genesis) if generation == 0 => Some(genesis.devices.as_slice()),
-                Act::Recover(recover) if generation > 0 && recover.terms.r#gen == generation => {
-                    Some(recover.terms.devices.as_slice())
-                }
-                _ => None,
-            })
-            .unwrap_or_default()
+        self.beginning(generation)
+            .map_or(&[], |beginning| beginning.devices)
     }
 
     fn of_generation(&self, generation: u32) -> impl Iterator<Item = &Verified<Entry>> {
@@ -322,17 +399,9 @@ impl PartyLog {
     }
 
     /// For each device, the first seq from which its permissions are void: a fork (rule 4) or a removal (rule 5).
-    fn ends(
-        &self,
-        generation: u32,
-        traced: &BTreeSet<DeviceId>,
-        forks: &BTreeMap<DeviceId, u64>,
-    ) -> BTreeMap<DeviceId, u64> {
+    fn ends(&self, generation: u32, forks: &BTreeMap<DeviceId, u64>) -> BTreeMap<DeviceId, u64> {
         let mut ends = forks.clone();
-        for entry in self
-            .of_generation(generation)
-            .filter(|entry| traced.contains(&entry.by().device))
-        {
+        for entry in self.of_generation(generation) {
             if let Act::RemoveDevice {
                 device,
                 last_valid_seq,
@@ -345,6 +414,45 @@ impl PartyLog {
             }
         }
         ends
+    }
+
+    /// Devices with two entries of one seq, seen here or shown by a proof, and the first such seq (rule 4).
+    fn forks(&self, generation: u32, chains: &Chains<'_>) -> BTreeMap<DeviceId, u64> {
+        let seen = chains.iter().filter_map(|(device, chain)| {
+            let fork = chain.iter().find(|(_, entries)| entries.len() > 1)?;
+            Some((*device, *fork.0))
+        });
+        let shown = self
+            .of_generation(generation)
+            .filter_map(|entry| match &entry.act {
+                Act::Fork { device, one, other } => self.proven_fork(generation, *device, one, other),
+                _ => None,
+            });
+        let mut forks: BTreeMap<DeviceId, u64> = BTreeMap::new();
+        for (device, seq) in seen.chain(shown) {
+            forks
+                .entry(device)
+                .and_modify(|at| *at = seq.min(*at))
+                .or_insert(seq);
+        }
+        forks
+    }
+
+    fn proven_fork(
+        &self,
+        generation: u32,
+        device: DeviceId,
+        one: &[u8],
+        other: &[u8],
+    ) -> Option<(DeviceId, u64)> {
+        let open = |bytes: &[u8]| Signed::<Entry>::from_bytes(bytes).verify().ok();
+        let (one, other) = (open(one)?, open(other)?);
+        let is_the_devices = |entry: &Verified<Entry>| {
+            entry.by().device == device && entry.by().r#gen == generation && entry.is_by(self.party)
+        };
+        let proves =
+            is_the_devices(&one) && is_the_devices(&other) && one.seq == other.seq && one.id() != other.id();
+        proves.then_some((device, one.seq))
     }
 
     /// Live devices: named by a device that itself counts, and not removed. Needs no complete chain, because a
@@ -383,11 +491,8 @@ impl PartyLog {
     }
 
     /// Denials count under any traced device, void or gapped; nothing can void them (rule 3).
-    fn count_denials(&self, state: &mut State, traced: &BTreeSet<DeviceId>) {
-        for entry in self
-            .of_generation(state.generation)
-            .filter(|entry| traced.contains(&entry.by().device))
-        {
+    fn count_denials(&self, state: &mut State) {
+        for entry in self.of_generation(state.generation) {
             match &entry.act {
                 Act::RemoveDevice { device, .. } => {
                     state.devices.remove(device);
@@ -403,20 +508,29 @@ impl PartyLog {
         }
     }
 
-    /// Grants count only if their chain to the beginning is complete (rule 1) and they lie before the end of
-    /// their device (rules 4 and 5).
+    /// Grants count only if their chain to the beginning is complete (rule 1), their device was itself counted,
+    /// and they lie before its end (rules 4 and 5).
     fn count_grants(&self, state: &mut State, chains: &Chains<'_>, ends: &BTreeMap<DeviceId, u64>) {
-        for (device, chain) in chains {
-            let complete = self.complete_until(*device, chain, state.generation);
+        for (device, chain) in chains
+            .iter()
+            .filter(|(device, _)| state.devices.contains_key(*device))
+        {
+            let complete = state.complete.get(device).copied().unwrap_or_default();
             for entry in chain.range(..complete).flat_map(|(_, entries)| entries) {
                 if let Act::Grant { commitment } = entry.act
                     && before_end(entry, ends)
-                    && state.is_or_was_named(device, ends)
                 {
                     state.grants.insert(EntryId::from(entry.id()).into(), commitment);
                 }
             }
         }
+    }
+
+    fn complete(&self, chains: &Chains<'_>, generation: u32) -> BTreeMap<DeviceId, u64> {
+        chains
+            .iter()
+            .map(|(device, chain)| (*device, self.complete_until(*device, chain, generation)))
+            .collect()
     }
 
     /// The first seq that is missing or does not link.
@@ -475,10 +589,17 @@ impl PartyLog {
     }
 }
 
-impl State {
-    /// A removed device's earlier grants stay; a device that was never counted has none.
-    fn is_or_was_named(&self, device: &DeviceId, ends: &BTreeMap<DeviceId, u64>) -> bool {
-        self.devices.contains_key(device) || ends.contains_key(device)
+/// What the first entry of a generation says.
+struct Beginning<'a> {
+    devices: &'a [Device],
+    next_recovery: &'a [Digest],
+    threshold: u8,
+}
+
+fn terms_digest(entry: &Verified<Entry>) -> Option<Digest> {
+    match &entry.act {
+        Act::Recover(recover) => encoding::encode(&recover.terms).ok().map(|bytes| digest(&bytes)),
+        _ => None,
     }
 }
 
@@ -487,16 +608,6 @@ type Chains<'a> = BTreeMap<DeviceId, Chain<'a>>;
 
 fn before_end(entry: &Verified<Entry>, ends: &BTreeMap<DeviceId, u64>) -> bool {
     ends.get(&entry.by().device).is_none_or(|end| entry.seq < *end)
-}
-
-fn forks(chains: &Chains<'_>) -> BTreeMap<DeviceId, u64> {
-    chains
-        .iter()
-        .filter_map(|(device, chain)| {
-            let fork = chain.iter().find(|(_, entries)| entries.len() > 1)?;
-            Some((*device, *fork.0))
-        })
-        .collect()
 }
 
 fn heads(chains: &Chains<'_>) -> Vec<Head> {

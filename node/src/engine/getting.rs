@@ -3,7 +3,7 @@
 use super::library::{Seen, seen_of};
 use super::peers::Duty;
 use super::rows::{
-    CAME_BY, GOT, GotRow, GotState, LABELS, OUTBOX, RECEIPTS, RECEIVED, ReceivedRow, SEGMENTS, TOP,
+    CAME_BY, GONE, GOT, GotRow, GotState, LABELS, OUTBOX, RECEIPTS, RECEIVED, ReceivedRow, SEGMENTS, TOP,
 };
 use super::{Effect, Engine, FetchEnd, Opening as OpenRecord, find_id};
 use crate::failure::{Failure, Kind};
@@ -753,12 +753,15 @@ impl Engine {
     /// A record that is not shown any more: say under which grant it came and why it is closed, to the own user.
     fn why_not(&self, text: &str) -> Option<Failure> {
         let record: RecordId = text.trim().parse().ok()?;
-        let grants = self.values(CAME_BY, record.as_bytes()).ok()?;
-        grants
-            .iter()
+        let held = self.values(CAME_BY, record.as_bytes()).ok()?;
+        let gone = self.values(GONE, record.as_bytes()).ok()?;
+        held.iter()
+            .chain(&gone)
             .filter_map(|(grant, _)| GrantId::from_slice(grant))
-            .find_map(|grant| self.may_read(grant).err())
-            .map(Failure::from)
+            .find_map(|grant| {
+                self.run_failure(grant)
+                    .or_else(|| self.may_read(grant).err().map(Failure::from))
+            })
     }
 
     fn write_receipt(
@@ -882,6 +885,7 @@ impl Engine {
         self.delete_all(SEGMENTS, id.as_bytes())?;
         for record in &records {
             self.delete(CAME_BY, record.as_bytes(), id.as_bytes())?;
+            self.put_bytes(GONE, record.as_bytes(), id.as_bytes(), vec![])?;
         }
         self.drop_if_unneeded(records)?;
         if let Some(got) = self.got.get_mut(&id) {

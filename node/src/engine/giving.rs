@@ -175,9 +175,15 @@ impl Engine {
                     label,
                     grant: None,
                 };
-                views.push(self.view_record(&seen));
+                views.push((
+                    seen.label.effective.map(|time| time.start_ms),
+                    record,
+                    self.view_record(&seen),
+                ));
             }
         })?;
+        views.sort_by_key(|view| (view.0, view.1));
+        let mut views: Vec<Value> = views.into_iter().map(|(_, _, view)| view).collect();
         views.push(json!({ "dry_run": true, "records": views.len(), "bytes": bytes }));
         Ok(views)
     }

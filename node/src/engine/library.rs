@@ -297,14 +297,22 @@ impl Engine {
     pub(super) fn show_records(&self, filter: &Filter) -> Result<Vec<Value>, Failure> {
         let selection = Selection::of(self, filter)?;
         let mut rows = Vec::new();
+        let mut own = BTreeSet::new();
         self.each_seen(&mut |seen| {
-            if selection.takes(&seen) {
-                rows.push((
-                    seen.label.effective.map(|time| time.start_ms),
-                    seen.record,
-                    self.view_record(&seen),
-                ));
+            if !selection.takes(&seen) {
+                return;
             }
+            // Own records come first: one that was adopted is shown once, as the own one it is now.
+            if seen.grant.is_none() {
+                own.insert(seen.record);
+            } else if own.contains(&seen.record) {
+                return;
+            }
+            rows.push((
+                seen.label.effective.map(|time| time.start_ms),
+                seen.record,
+                self.view_record(&seen),
+            ));
         })?;
         rows.sort_by_key(|row| (row.0, row.1));
         Ok(rows.into_iter().map(|(_, _, view)| view).collect())

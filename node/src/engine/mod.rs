@@ -584,6 +584,7 @@ impl Engine {
         };
         let signed = Verified::sign(entry, self.by(), &self.keys.device)?;
         self.take_entry(self.me.party, signed.clone())?;
+        self.refresh(self.me.party);
         self.push_entry(&signed);
         Ok(signed)
     }
@@ -601,9 +602,15 @@ impl Engine {
                 return Ok(false);
             }
         }
-        held.state = held.log.state();
         self.put_bytes(ENTRIES, of.as_bytes(), id.as_bytes(), bytes)?;
         Ok(true)
+    }
+
+    /// Works out again what a log amounts to, after entries were taken.
+    fn refresh(&mut self, of: PartyId) {
+        if let Some(held) = self.logs.get_mut(&of) {
+            held.state = held.log.state();
+        }
     }
 
     // --- rows

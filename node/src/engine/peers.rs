@@ -348,6 +348,12 @@ impl Engine {
             return Ok(());
         };
         state.outstanding.remove(&duty);
+        tracing::debug!(
+            ?peer,
+            ?duty,
+            bytes = answer.as_ref().map_or(0, Vec::len),
+            "answered"
+        );
         let response = answer.and_then(|body| Response::from_bytes(&body).map_err(|error| error.to_string()));
         let pause_ms = match &response {
             Ok(Response::Denied) => Some(DENIED_AGAIN_AFTER_MS),
@@ -504,6 +510,7 @@ impl Engine {
     }
 
     fn perform(&mut self, peer: DeviceId, duty: Duty) -> Result<(), Failure> {
+        tracing::debug!(?peer, ?duty, "due");
         let request = match duty {
             Duty::Hello => {
                 let hello = self.hello()?;
@@ -572,15 +579,8 @@ impl Engine {
     fn log_request(&mut self, peer: DeviceId) -> Option<Request> {
         let party = self.peers.get(&peer)?.party?;
         let have = self.heads_of(party);
-        let whole = self.logs.get(&party)?.state.grants.len();
-        let state = self.peers.get_mut(&peer)?;
-        state.ask_log = false;
-        // With a gap in the chain the heads do not tell what is missing: ask for all of it.
-        let gapped = self.got.iter().any(|(_, got)| got.row.holder == party) && whole == 0;
-        Some(Request::Log {
-            of: party,
-            have: if gapped { vec![] } else { have },
-        })
+        self.peers.get_mut(&peer)?.ask_log = false;
+        Some(Request::Log { of: party, have })
     }
 
     fn news_request(&mut self, peer: DeviceId, grant: GrantId) -> Result<Option<Request>, Failure> {
@@ -796,10 +796,32 @@ impl Engine {
         if all_failed && let Some(failure) = failures.into_iter().next() {
             return Err(failure);
         }
+        if let Some(over) = self.only_ended(run) {
+            return Err(over);
+        }
         if views.is_empty() {
             views.push(json!({ "grant": null, "received": 0, "bytes": 0, "refused": 0, "missing": 0, "reason": null }));
         }
         Ok(views)
+    }
+
+    /// Somebody asked for who lets this node read nothing any more, and to whom it gives nothing either.
+    fn only_ended(&self, run: &SyncRun) -> Option<Failure> {
+        let theirs: Vec<(&GrantId, &super::getting::Got)> = self
+            .got
+            .iter()
+            .filter(|(_, got)| run.parties.contains_key(&got.row.holder))
+            .collect();
+        let nothing_live = run.parties.keys().all(|party| !self.has_live_grants_with(*party));
+        let open = theirs
+            .iter()
+            .any(|(_, got)| got.row.state != super::rows::GotState::Ended);
+        let ended = theirs.last().map(|(id, _)| **id)?;
+        if nothing_live && !open {
+            self.run_failure(ended)
+        } else {
+            None
+        }
     }
 
     /// Progress of every sync that waits for this grant.

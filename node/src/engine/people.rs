@@ -364,6 +364,7 @@ impl Engine {
             news |= self.take_entry(of, entry)?;
         }
         if news {
+            self.refresh(of);
             self.recheck_status(of)?;
             self.honour_ends(of)?;
         }
@@ -399,11 +400,16 @@ impl Engine {
         (entries, false)
     }
 
+    /// How far each chain of a party is held without a gap.
     pub(super) fn heads_of(&self, party: PartyId) -> Vec<Head> {
-        self.logs
-            .get(&party)
-            .map(|held| held.state.heads.clone())
-            .unwrap_or_default()
+        let Some(held) = self.logs.get(&party) else {
+            return vec![];
+        };
+        let whole = held.state.heads.iter().filter_map(|head| {
+            let seq = held.state.complete.get(&head.device)?.checked_sub(1)?;
+            Some(Head { seq, ..head.clone() })
+        });
+        whole.collect()
     }
 
     // --- statuses
@@ -449,7 +455,7 @@ impl Engine {
             batch.put(STATUSES, of.as_bytes(), b"heard", status.bytes().to_vec());
             self.store.write_unjournaled(batch)?;
         }
-        let whole = status.heads.iter().all(|head| held.log.holds(&head.id));
+        let whole = decide::holds_all(&status, &held.log, &held.state);
         if newer(self.latest.get(&of)) {
             self.latest.insert(of, status);
         }

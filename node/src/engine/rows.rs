@@ -47,6 +47,9 @@ pub(super) const META: Table = Table(16);
 /// party → "heard" → COSE bytes of its newest passing Status. Not journaled: a crash only makes us ask again.
 pub(super) const STATUSES: Table = Table(128);
 
+/// record → grant → "". Under which ended grant a record was readable, to say so; ids only.
+pub(super) const GONE: Table = Table(17);
+
 /// The parent of rows that have none.
 pub(super) const TOP: &[u8] = b"";
 /// The parent of the own shelf's segments.

@@ -17,6 +17,8 @@ use super::NetError;
 const END: [u8; 4] = [0xff; 4];
 /// The byte an accepting side sends first, so that the opener knows the stream was taken.
 const READY: u8 = 1;
+/// How long `close` waits for the muxer. 500 ms.
+const GOODBYE_MAX: std::time::Duration = std::time::Duration::from_millis(500);
 /// How much a frame's buffer grows at a time, in bytes. 64 KiB: memory follows what really arrived.
 const GROWTH_BYTES: usize = 64 * 1024;
 
@@ -115,7 +117,11 @@ impl FrameSender {
     pub async fn close(&mut self) -> Result<(), NetError> {
         self.write(END, &[]).await?;
         self.torn = true;
-        self.io.close().await.map_err(NetError::io)
+        // The end mark is out; how long the muxer takes to say goodbye is not worth waiting for (seen: 20 s).
+        match tokio::time::timeout(GOODBYE_MAX, self.io.close()).await {
+            Ok(closed) => closed.map_err(NetError::io),
+            Err(_) => Ok(()),
+        }
     }
 
     async fn write(&mut self, header: [u8; 4], body: &[u8]) -> Result<(), NetError> {

@@ -75,8 +75,8 @@ async fn try_read_frames(
             .ok_or("the other side closed the stream")?;
         match Frame::from_bytes(&frame).map_err(|error| error.to_string())? {
             Frame::End => {
-                // The other side may be gone already; we have all we wanted.
-                let _ = stream.close().await;
+                // All is here; how the other side hears of the end is not worth waiting for.
+                drop(tokio::spawn(async move { stream.close().await }));
                 return Ok(FetchEnd::Whole);
             }
             Frame::Denied => return Ok(FetchEnd::Denied),

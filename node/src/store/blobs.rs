@@ -247,8 +247,10 @@ impl Folder {
     /// Syncs files, gives them their names, syncs the names.
     fn sync(&self) -> io::Result<()> {
         let staged: Vec<_> = lock(&self.state).staged.clone().into_iter().collect();
-        for (id, path) in staged {
-            let synced = File::open(&path).and_then(|file| file.sync_all());
+        let synced = side_by_side(&staged, |(_, path)| {
+            File::open(path).and_then(|file| file.sync_all())
+        });
+        for ((id, path), synced) in staged.into_iter().zip(synced) {
             let mut state = lock(&self.state);
             // Deleted meanwhile, or deleted and written again: then the next sync has it.
             if state.staged.get(&id) != Some(&path) {
@@ -264,8 +266,10 @@ impl Folder {
             state.staged.remove(&id);
             state.dirs.insert(dir);
         }
-        let dirs = std::mem::take(&mut lock(&self.state).dirs);
-        dirs.iter().try_for_each(|dir| files::sync_dir(dir))
+        let dirs: Vec<PathBuf> = std::mem::take(&mut lock(&self.state).dirs).into_iter().collect();
+        side_by_side(&dirs, |dir| files::sync_dir(dir))
+            .into_iter()
+            .collect()
     }
 
     fn list(&self, visit: &mut dyn FnMut(&BlobId, u64) -> ControlFlow<()>) -> io::Result<()> {
@@ -575,6 +579,36 @@ impl Drop for MemoryPartial {
             held.partials.insert(self.id, bytes);
         }
     }
+}
+
+/// Threads that wait for the disk together. 16: a file system merges their fsyncs into few journal commits, so
+/// a group costs little more than a few.
+const SYNCS_AT_ONCE: usize = 16;
+
+/// Runs a blocking call for each item, several at once; results in the order of the items.
+fn side_by_side<T: Sync>(items: &[T], call: impl Fn(&T) -> io::Result<()> + Sync) -> Vec<io::Result<()>> {
+    let share = items.len().div_ceil(SYNCS_AT_ONCE).max(1);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = items
+            .chunks(share)
+            .map(|part| {
+                (
+                    part.len(),
+                    scope.spawn(|| part.iter().map(&call).collect::<Vec<_>>()),
+                )
+            })
+            .collect();
+        workers
+            .into_iter()
+            .flat_map(|(count, worker)| {
+                worker.join().unwrap_or_else(|_| {
+                    (0..count)
+                        .map(|_| Err(io::Error::other("a syncing thread ended badly")))
+                        .collect()
+                })
+            })
+            .collect()
+    })
 }
 
 /// std's mutexes, because nothing awaits under them. What a panicking thread leaves is a map that is whole.

@@ -1,0 +1,45 @@
+use crate::error::Error;
+use crate::output;
+use crate::session::Session;
+use crate::view;
+use karte_node::access::{self, Serve};
+use serde_json::Value;
+
+/// Run the node: listen, serve what is granted, receive what is offered
+///
+/// Stays in the foreground until Ctrl-C, SIGTERM or `karte stop`, and then ends in order. While it runs, the other
+/// commands work through it. Connected readers get new records within moments, and a revocation stops them at once.
+#[derive(clap::Args, Debug)]
+#[command(after_long_help = "Examples:\n  \
+    karte run\n  \
+    karte run --listen /ip4/0.0.0.0/udp/4711/quic-v1 --listen /ip4/0.0.0.0/tcp/4711")]
+pub(crate) struct Args {
+    /// Listen here; may be given several times [default: the settings, else any free port]
+    #[arg(long, value_name = "MULTIADDR")]
+    listen: Vec<String>,
+}
+
+pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
+    session.require_node()?;
+    let json = session.json;
+    // A daemon outlives whoever read its first lines, so an output that is gone does not end it.
+    let mut tell = |told: Value| {
+        let _ = if json {
+            output::print_object(told).map_err(Error::from)
+        } else {
+            output::print(&line(&told))
+        };
+    };
+    let serve = Serve { listen: args.listen };
+    Ok(access::serve(&session.home, serve, session.unlock(), &mut tell)?)
+}
+
+fn line(told: &Value) -> String {
+    match told.get("notice").and_then(Value::as_str) {
+        Some(notice) => view::clean(notice),
+        None => format!(
+            "{}\n\nRunning. Ctrl-C ends it.",
+            view::details(std::slice::from_ref(told))
+        ),
+    }
+}

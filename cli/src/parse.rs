@@ -1,0 +1,58 @@
+//! Values of arguments that clap does not know.
+
+use jiff::{Span, SpanRelativeTo};
+
+/// A length of time such as `90d`, `12h`, `2w` or `30m`, in milliseconds.
+pub(crate) fn duration_ms(text: &str) -> Result<i64, String> {
+    let wrong = || "expected a length of time such as 30m, 12h, 90d or 2w".to_owned();
+    let span: Span = text.parse().map_err(|_| wrong())?;
+    // A month has no fixed length, and a permission must not depend on where the calendar is.
+    let relative = SpanRelativeTo::days_are_24_hours();
+    let total_ms = span.to_duration(relative).map_err(|_| wrong())?.as_millis();
+    i64::try_from(total_ms)
+        .ok()
+        .filter(|ms| *ms > 0)
+        .ok_or_else(wrong)
+}
+
+/// Who sits at this machine, for releases and receipts.
+pub(crate) fn staff_or_user(staff: Option<String>) -> String {
+    staff
+        .or_else(|| whoami::username().ok())
+        .unwrap_or_else(|| "unknown".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time() {
+        assert_eq!(duration_ms("90d"), Ok(90 * 24 * 3_600_000));
+        assert_eq!(duration_ms("2w"), Ok(14 * 24 * 3_600_000));
+        assert_eq!(duration_ms("12h"), Ok(12 * 3_600_000));
+        assert_eq!(duration_ms("30m"), Ok(30 * 60_000));
+        assert_eq!(duration_ms("1d 12h"), Ok(36 * 3_600_000));
+        assert_eq!(duration_ms("5s"), Ok(5_000));
+    }
+
+    #[test]
+    fn what_is_no_length_of_time_is_refused() {
+        for text in [
+            "",
+            "90",
+            "soon",
+            "0d",
+            "-3d",
+            "3d ago",
+            "1mo",
+            "1y",
+            "99999999999d",
+        ] {
+            assert!(
+                duration_ms(text).is_err(),
+                "{text:?} was taken for a length of time"
+            );
+        }
+    }
+}
