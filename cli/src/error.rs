@@ -84,10 +84,7 @@ mod tests {
     #[test]
     fn an_error_ends_with_the_next_step() {
         let failure = Failure::refused("grant abc was revoked").next("Ask for a new one.");
-        assert_eq!(
-            sentence(&failure),
-            "Error: grant abc was revoked.\nAsk for a new one."
-        );
+        assert_eq!(sentence(&failure), "Error: grant abc was revoked.\nAsk for a new one.");
         assert_eq!(
             object(&failure),
             r#"{"error":"grant abc was revoked","kind":"refused","next":"Ask for a new one."}"#
@@ -96,13 +93,7 @@ mod tests {
 
     #[test]
     fn exit_codes_are_the_numbers_of_the_kinds() {
-        for kind in [
-            Kind::Failed,
-            Kind::Usage,
-            Kind::Refused,
-            Kind::Unreachable,
-            Kind::Damaged,
-        ] {
+        for kind in [Kind::Failed, Kind::Usage, Kind::Refused, Kind::Unreachable, Kind::Damaged] {
             assert_eq!(u32::from(exit_code(kind)), kind as u32);
         }
     }

@@ -32,16 +32,16 @@ pub(crate) enum Target {
         bytes: u64,
     },
     /// `guard`: nothing that acts on a terminal is let through.
-    Stdout { guard: Option<Guard> },
+    Stdout {
+        guard: Option<Guard>,
+    },
 }
 
 impl OutFile {
     /// Looks at the place before the node does anything: opening a record leaves a receipt.
     pub(crate) fn open(&self) -> Result<Target, Error> {
         match &self.output {
-            None => Ok(Target::Stdout {
-                guard: io::stdout().is_terminal().then(Guard::default),
-            }),
+            None => Ok(Target::Stdout { guard: io::stdout().is_terminal().then(Guard::default) }),
             Some(path) if path == Path::new("-") => Ok(Target::Stdout { guard: None }),
             Some(path) => Ok(self.open_file(path)?),
         }
@@ -50,29 +50,19 @@ impl OutFile {
     fn open_file(&self, path: &Path) -> Result<Target, Failure> {
         match path.symlink_metadata() {
             Ok(found) if !found.is_file() && !found.is_symlink() => {
-                return Err(
-                    Failure::usage(format!("{} is not a regular file", path.display()))
-                        .next("Name a new file, or `-` for the standard output."),
-                );
+                return Err(Failure::usage(format!("{} is not a regular file", path.display()))
+                    .next("Name a new file, or `-` for the standard output."));
             }
             Ok(_) if !self.force => return Err(taken(path)),
             _ => {}
         }
-        let folder = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let temporary = tempfile::Builder::new()
             .prefix(".karte-")
             .permissions(Permissions::from_mode(0o600))
             .tempfile_in(folder)
             .map_err(|error| unwritable(path, &error))?;
-        Ok(Target::File {
-            path: path.to_owned(),
-            temporary,
-            force: self.force,
-            bytes: 0,
-        })
+        Ok(Target::File { path: path.to_owned(), temporary, force: self.force, bytes: 0 })
     }
 }
 
@@ -103,12 +93,7 @@ impl Target {
                 out.flush()?;
                 Ok(None)
             }
-            Self::File {
-                path,
-                temporary,
-                force,
-                bytes,
-            } => {
+            Self::File { path, temporary, force, bytes } => {
                 name_file(&path, temporary, force)?;
                 Ok(Some((path, bytes)))
             }
@@ -117,15 +102,8 @@ impl Target {
 }
 
 fn name_file(path: &Path, temporary: NamedTempFile, force: bool) -> Result<(), Failure> {
-    temporary
-        .as_file()
-        .sync_all()
-        .map_err(|error| unwritable(path, &error))?;
-    let named = if force {
-        temporary.persist(path)
-    } else {
-        temporary.persist_noclobber(path)
-    };
+    temporary.as_file().sync_all().map_err(|error| unwritable(path, &error))?;
+    let named = if force { temporary.persist(path) } else { temporary.persist_noclobber(path) };
     match named {
         Ok(_) => Ok(()),
         Err(refused) if refused.error.kind() == io::ErrorKind::AlreadyExists => Err(taken(path)),
@@ -177,10 +155,7 @@ mod tests {
     use super::*;
 
     fn at(path: PathBuf, force: bool) -> OutFile {
-        OutFile {
-            output: Some(path),
-            force,
-        }
+        OutFile { output: Some(path), force }
     }
 
     fn write(out: &OutFile, parts: &[&[u8]]) -> Result<(), Error> {
@@ -223,11 +198,7 @@ mod tests {
     #[test]
     fn a_device_is_never_replaced() {
         assert!(write(&at("/dev/null".into(), true), &[b"x"]).is_err());
-        assert!(
-            Path::new("/dev/null")
-                .symlink_metadata()
-                .is_ok_and(|found| !found.is_file())
-        );
+        assert!(Path::new("/dev/null").symlink_metadata().is_ok_and(|found| !found.is_file()));
     }
 
     #[test]
@@ -238,9 +209,6 @@ mod tests {
         assert!(Guard::default().check("\u{9b}2J".as_bytes()).is_err());
         let mut split = Guard::default();
         split.check(b"\xc2").unwrap();
-        assert!(
-            split.check(b"\x9b").is_err(),
-            "a control character cut in two is still one"
-        );
+        assert!(split.check(b"\x9b").is_err(), "a control character cut in two is still one");
     }
 }

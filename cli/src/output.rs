@@ -52,13 +52,7 @@ struct Bar {
 
 impl<'a> Watch<'a> {
     pub(crate) fn new(is_watched: bool, on_item: &'a mut OnItem<'a>, on_data: &'a mut OnData<'a>) -> Self {
-        Self {
-            bar: None,
-            is_watched,
-            on_item,
-            on_data,
-            failed: None,
-        }
+        Self { bar: None, is_watched, on_item, on_data, failed: None }
     }
 
     /// Clears the progress bar, and says whether all output went out.
@@ -77,10 +71,7 @@ impl<'a> Watch<'a> {
             if let Some(old) = self.bar.take() {
                 old.bar.finish_and_clear();
             }
-            self.bar = Some(Bar {
-                bar: bar_for(&what, unit),
-                what,
-            });
+            self.bar = Some(Bar { bar: bar_for(&what, unit), what });
         }
         let Some(Bar { bar, .. }) = &self.bar else { return };
         // The total of a sync grows while shelves are read.
@@ -115,12 +106,7 @@ impl Sink for Watch<'_> {
                 let result = (self.on_item)(item);
                 self.keep_error(result);
             }
-            Event::Progress {
-                what,
-                done,
-                total,
-                unit,
-            } => self.progress(what, done, total, &unit),
+            Event::Progress { what, done, total, unit } => self.progress(what, done, total, &unit),
             Event::Note(text) => self.note(&text),
             // The end is told by what `access::run` returns; data comes through `data`.
             Event::Data(_) | Event::Done | Event::Failed(_) => {}
@@ -141,7 +127,5 @@ fn bar_for(what: &str, unit: &str) -> ProgressBar {
         _ => "{msg} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}",
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new_spinner()
-        .with_style(style)
-        .with_message(view::clean(what))
+    ProgressBar::new_spinner().with_style(style).with_message(view::clean(what))
 }

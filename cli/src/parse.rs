@@ -9,17 +9,12 @@ pub(crate) fn duration_ms(text: &str) -> Result<i64, String> {
     // A month has no fixed length, and a permission must not depend on where the calendar is.
     let relative = SpanRelativeTo::days_are_24_hours();
     let total_ms = span.to_duration(relative).map_err(|_| wrong())?.as_millis();
-    i64::try_from(total_ms)
-        .ok()
-        .filter(|ms| *ms > 0)
-        .ok_or_else(wrong)
+    i64::try_from(total_ms).ok().filter(|ms| *ms > 0).ok_or_else(wrong)
 }
 
 /// Who sits at this machine, for releases and receipts.
 pub(crate) fn staff_or_user(staff: Option<String>) -> String {
-    staff
-        .or_else(|| whoami::username().ok())
-        .unwrap_or_else(|| "unknown".into())
+    staff.or_else(|| whoami::username().ok()).unwrap_or_else(|| "unknown".into())
 }
 
 #[cfg(test)]
@@ -38,21 +33,8 @@ mod tests {
 
     #[test]
     fn what_is_no_length_of_time_is_refused() {
-        for text in [
-            "",
-            "90",
-            "soon",
-            "0d",
-            "-3d",
-            "3d ago",
-            "1mo",
-            "1y",
-            "99999999999d",
-        ] {
-            assert!(
-                duration_ms(text).is_err(),
-                "{text:?} was taken for a length of time"
-            );
+        for text in ["", "90", "soon", "0d", "-3d", "3d ago", "1mo", "1y", "99999999999d"] {
+            assert!(duration_ms(text).is_err(), "{text:?} was taken for a length of time");
         }
     }
 }

@@ -41,11 +41,7 @@ fn given(fd: Option<u32>) -> Option<Result<SecretString, Failure>> {
 
 /// A descriptor is opened by its name: taking it over by its number would need `unsafe`.
 fn descriptor_path(fd: u32) -> PathBuf {
-    let folder = if Path::new("/proc/self/fd").exists() {
-        "/proc/self/fd"
-    } else {
-        "/dev/fd"
-    };
+    let folder = if Path::new("/proc/self/fd").exists() { "/proc/self/fd" } else { "/dev/fd" };
     Path::new(folder).join(fd.to_string())
 }
 
@@ -56,11 +52,8 @@ fn credential_path() -> Option<PathBuf> {
 
 fn first_line(path: &Path) -> Result<SecretString, Failure> {
     let unreadable = |error: std::io::Error| {
-        Failure::usage(format!(
-            "the passphrase cannot be read from {}: {error}",
-            path.display()
-        ))
-        .next("Give an open descriptor, for example: karte --passphrase-fd 3 status 3<FILE")
+        Failure::usage(format!("the passphrase cannot be read from {}: {error}", path.display()))
+            .next("Give an open descriptor, for example: karte --passphrase-fd 3 status 3<FILE")
     };
     let mut file = File::open(path).map_err(unreadable)?;
     let mut buffer = Zeroizing::new([0; PASSPHRASE_BYTES_MAX + 1]);
@@ -77,9 +70,7 @@ fn first_line(path: &Path) -> Result<SecretString, Failure> {
     let line = line.get(..length.min(line.len())).unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.len() > PASSPHRASE_BYTES_MAX {
-        return Err(Failure::usage(format!(
-            "expected a passphrase of at most {PASSPHRASE_BYTES_MAX} bytes"
-        )));
+        return Err(Failure::usage(format!("expected a passphrase of at most {PASSPHRASE_BYTES_MAX} bytes")));
     }
     let text = std::str::from_utf8(line).map_err(|_| Failure::usage("expected a passphrase in UTF-8"))?;
     Ok(SecretString::from(text))
@@ -95,12 +86,10 @@ fn prompt_twice() -> Result<SecretString, Failure> {
 }
 
 fn prompt(question: &str) -> Result<SecretString, Failure> {
-    let line = rpassword::prompt_password(question)
-        .map(Zeroizing::new)
-        .map_err(|_| {
-            Failure::usage("a passphrase is needed, and there is no terminal to ask on")
-                .next("Use --passphrase-fd N, or the service credential karte-passphrase.")
-        })?;
+    let line = rpassword::prompt_password(question).map(Zeroizing::new).map_err(|_| {
+        Failure::usage("a passphrase is needed, and there is no terminal to ask on")
+            .next("Use --passphrase-fd N, or the service credential karte-passphrase.")
+    })?;
     // From a `&str`, so that no longer buffer is shrunk and left behind unwiped.
     Ok(SecretString::from(line.as_str()))
 }
@@ -123,10 +112,7 @@ mod tests {
         assert_eq!(line_of(b"no line end").unwrap(), "no line end");
         assert_eq!(line_of(b"").unwrap(), "");
         assert!(line_of(b"\xff\n").is_err());
-        assert_eq!(
-            line_of(&[b'x'; PASSPHRASE_BYTES_MAX]).unwrap().len(),
-            PASSPHRASE_BYTES_MAX
-        );
+        assert_eq!(line_of(&[b'x'; PASSPHRASE_BYTES_MAX]).unwrap().len(), PASSPHRASE_BYTES_MAX);
         assert!(line_of(&[b'x'; PASSPHRASE_BYTES_MAX + 1]).is_err());
     }
 

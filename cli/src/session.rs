@@ -26,19 +26,11 @@ impl Session {
         json: bool,
         passphrase_fd: Option<u32>,
     ) -> Result<Self, Failure> {
-        let chosen = home
-            .filter(|home| !home.as_os_str().is_empty())
-            .or_else(default_home);
-        let home = chosen
-            .and_then(|home| std::path::absolute(home).ok())
-            .ok_or_else(|| {
-                Failure::usage("there is no home folder to keep the node in").next("Name one: --home DIR.")
-            })?;
-        Ok(Self {
-            home,
-            json,
-            passphrase_fd,
-        })
+        let chosen = home.filter(|home| !home.as_os_str().is_empty()).or_else(default_home);
+        let home = chosen.and_then(|home| std::path::absolute(home).ok()).ok_or_else(|| {
+            Failure::usage("there is no home folder to keep the node in").next("Name one: --home DIR.")
+        })?;
+        Ok(Self { home, json, passphrase_fd })
     }
 
     /// Runs a command and shows its results: one JSON object a line as they come, or `view` of them all. What came
@@ -136,9 +128,7 @@ fn no_node(home: &Path) -> Failure {
 
 fn default_home() -> Option<PathBuf> {
     // The XDG specification says that a relative path there is to be ignored.
-    let data = std::env::var_os("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute());
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let data = data.or_else(|| Some(std::env::home_dir()?.join(".local/share")));
     data.map(|data| data.join("karte"))
 }

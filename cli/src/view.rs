@@ -37,32 +37,11 @@ pub(crate) fn records(items: &[Value]) -> String {
             short(item, "grant"),
         ]
     });
-    let head = [
-        "ID",
-        "EFFECTIVE",
-        "KIND",
-        "TITLE",
-        "SIZE",
-        "SUBJECT",
-        "AUTHOR",
-        "GRANT",
-    ];
-    let bytes = items
-        .iter()
-        .filter_map(|item| item.get("bytes")?.as_u64())
-        .fold(0, u64::saturating_add);
-    let about = subject
-        .as_ref()
-        .map(|name| format!("about {name}"))
-        .unwrap_or_default();
-    let by = author
-        .as_ref()
-        .map(|name| format!("by {name}"))
-        .unwrap_or_default();
-    let total = joined(
-        [count_of(items, "record"), human_bytes(bytes), about, by].into_iter(),
-        ", ",
-    );
+    let head = ["ID", "EFFECTIVE", "KIND", "TITLE", "SIZE", "SUBJECT", "AUTHOR", "GRANT"];
+    let bytes = items.iter().filter_map(|item| item.get("bytes")?.as_u64()).fold(0, u64::saturating_add);
+    let about = subject.as_ref().map(|name| format!("about {name}")).unwrap_or_default();
+    let by = author.as_ref().map(|name| format!("by {name}")).unwrap_or_default();
+    let total = joined([count_of(items, "record"), human_bytes(bytes), about, by].into_iter(), ", ");
     or_none(table(&head, Some("TITLE"), rows), "No records.", &total)
 }
 
@@ -73,12 +52,7 @@ pub(crate) fn contacts(items: &[Value]) -> String {
             field(item, "name"),
             field(item, "kind"),
             field(item, "state"),
-            if item.get("connected").and_then(Value::as_bool) == Some(true) {
-                "yes"
-            } else {
-                "no"
-            }
-            .into(),
+            if item.get("connected").and_then(Value::as_bool) == Some(true) { "yes" } else { "no" }.into(),
             party(item, "party"),
         ]
     });
@@ -95,23 +69,14 @@ pub(crate) fn peers(items: &[Value]) -> String {
         return "Nobody is connected.".into();
     }
     let mut names: Vec<&str> = Vec::new();
-    for name in items
-        .iter()
-        .filter_map(Value::as_object)
-        .flat_map(|object| object.keys())
-    {
+    for name in items.iter().filter_map(Value::as_object).flat_map(|object| object.keys()) {
         if !names.contains(&name.as_str()) {
             names.push(name);
         }
     }
-    let head: Vec<String> = names
-        .iter()
-        .map(|name| name.replace('_', " ").to_uppercase())
-        .collect();
+    let head: Vec<String> = names.iter().map(|name| name.replace('_', " ").to_uppercase()).collect();
     let head: Vec<&str> = head.iter().map(String::as_str).collect();
-    let rows = items
-        .iter()
-        .map(|item| names.iter().map(|name| short(item, name)).collect());
+    let rows = items.iter().map(|item| names.iter().map(|name| short(item, name)).collect());
     table(&head, None, rows)
 }
 
@@ -128,9 +93,7 @@ pub(crate) fn grants(items: &[Value]) -> String {
             local_minute(&field(item, "not_after")),
         ]
     });
-    let head = [
-        "ID", "STATE", "HOLDER", "READER", "SUBJECT", "SCOPE", "PURPOSE", "UNTIL",
-    ];
+    let head = ["ID", "STATE", "HOLDER", "READER", "SUBJECT", "SCOPE", "PURPOSE", "UNTIL"];
     or_none(
         table(&head, Some("SCOPE"), rows),
         "No grants. `karte grant add CONTACT --kind KIND` gives one.",
@@ -146,26 +109,14 @@ pub(crate) fn audit(items: &[Value]) -> String {
             party(item, "party"),
             field(item, "person"),
             // Said only where it is another program: a column of one word tells nothing.
-            Some(field(item, "application"))
-                .filter(|name| name != "karte")
-                .unwrap_or_default(),
+            Some(field(item, "application")).filter(|name| name != "karte").unwrap_or_default(),
             short(item, "record"),
             short(item, "grant"),
             field(item, "purpose"),
             field(item, "note"),
         ]
     });
-    let head = [
-        "AT",
-        "EVENT",
-        "PARTY",
-        "PERSON",
-        "APPLICATION",
-        "RECORD",
-        "GRANT",
-        "PURPOSE",
-        "NOTE",
-    ];
+    let head = ["AT", "EVENT", "PARTY", "PERSON", "APPLICATION", "RECORD", "GRANT", "PURPOSE", "NOTE"];
     or_none(
         table(&head, Some("NOTE"), rows),
         "Nothing has happened to your records yet.",
@@ -175,9 +126,7 @@ pub(crate) fn audit(items: &[Value]) -> String {
 
 /// One sentence for each grant that was synced.
 pub(crate) fn sync(items: &[Value]) -> String {
-    let under_grants = items
-        .iter()
-        .filter(|item| item.get("grant").is_some_and(Value::is_string));
+    let under_grants = items.iter().filter(|item| item.get("grant").is_some_and(Value::is_string));
     let lines: Vec<String> = under_grants.map(synced).collect();
     if lines.is_empty() {
         "Up to date. Nobody there lets you read anything now.".into()
@@ -191,24 +140,14 @@ fn synced(item: &Value) -> String {
     let numbers = [number("received"), number("refused"), number("missing")];
     let [received, refused, missing] = numbers;
     let told = |many, what: &str| {
-        if many == 0 {
-            String::new()
-        } else {
-            format!("{many} {what}")
-        }
+        if many == 0 { String::new() } else { format!("{many} {what}") }
     };
     let came = match numbers {
         [0, 0, 0] => "Nothing new".to_owned(),
         _ => {
-            let received = format!(
-                "Received {} ({})",
-                count(received, "record"),
-                human_bytes(number("bytes"))
-            );
-            joined(
-                [received, told(refused, "refused"), told(missing, "still missing")].into_iter(),
-                ", ",
-            )
+            let received =
+                format!("Received {} ({})", count(received, "record"), human_bytes(number("bytes")));
+            joined([received, told(refused, "refused"), told(missing, "still missing")].into_iter(), ", ")
         }
     };
     let from = match party(item, "holder") {
@@ -224,15 +163,8 @@ fn synced(item: &Value) -> String {
 
 /// A grant that would be given: the records it would cover, then what nothing was signed for.
 pub(crate) fn dry_run(items: &[Value]) -> String {
-    let covered: Vec<Value> = items
-        .iter()
-        .filter(|item| item.get("id").is_some())
-        .cloned()
-        .collect();
-    format!(
-        "{}\nNothing was signed or sent: this was a dry run.",
-        records(&covered)
-    )
+    let covered: Vec<Value> = items.iter().filter(|item| item.get("id").is_some()).cloned().collect();
+    format!("{}\nNothing was signed or sent: this was a dry run.", records(&covered))
 }
 
 /// The own card: who it introduces, and the text to give away.
@@ -240,10 +172,7 @@ pub(crate) fn card(items: &[Value]) -> String {
     let shown = items.iter().filter_map(Value::as_object).map(|object| {
         let mut rest = object.clone();
         let card = rest.remove("card").map(|card| plain(&card)).unwrap_or_default();
-        let reachable = rest
-            .get("addresses")
-            .and_then(Value::as_array)
-            .is_some_and(|list| !list.is_empty());
+        let reachable = rest.get("addresses").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
         let hint = "\n\nIt names no address: make it while `karte run` is running, so that others can call.";
         let hint = if reachable { "" } else { hint };
         format!("{}{hint}\n\n{card}", details(&[Value::Object(rest)]))
@@ -255,11 +184,7 @@ pub(crate) fn card(items: &[Value]) -> String {
 pub(crate) fn details(items: &[Value]) -> String {
     let blocks = items.iter().filter_map(Value::as_object).map(|object| {
         let lines = object.iter().filter_map(|(name, value)| {
-            let value = if name == "scope" {
-                scope(value)
-            } else {
-                plain(value)
-            };
+            let value = if name == "scope" { scope(value) } else { plain(value) };
             (!value.is_empty()).then(|| [name.replace('_', " "), value])
         });
         let mut table = new_table();
@@ -272,9 +197,7 @@ pub(crate) fn details(items: &[Value]) -> String {
 /// Without characters that act on a terminal or reorder a line: a name or title is another party's text.
 pub(crate) fn clean(text: &str) -> String {
     let acts = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars()
-        .map(|c| if acts(c) { '\u{fffd}' } else { c })
-        .collect()
+    text.chars().map(|c| if acts(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// How wide the terminal is; none if the output goes elsewhere.
@@ -295,16 +218,10 @@ fn table(head: &[&str], wraps: Option<&str>, rows: impl Iterator<Item = Vec<Stri
     let rows: Vec<Vec<String>> = rows.collect();
     // A column that says nothing in any row is left out.
     let told: Vec<usize> = (0..head.len())
-        .filter(|column| {
-            rows.iter()
-                .any(|row| row.get(*column).is_some_and(|cell| !cell.is_empty()))
-        })
+        .filter(|column| rows.iter().any(|row| row.get(*column).is_some_and(|cell| !cell.is_empty())))
         .collect();
-    let pick = |row: &[String]| {
-        told.iter()
-            .filter_map(|column| row.get(*column).cloned())
-            .collect::<Vec<_>>()
-    };
+    let pick =
+        |row: &[String]| told.iter().filter_map(|column| row.get(*column).cloned()).collect::<Vec<_>>();
     let names: Vec<String> = head.iter().map(|name| (*name).to_owned()).collect();
     let mut table = new_table();
     table.set_header(pick(&names));
@@ -318,11 +235,7 @@ fn table(head: &[&str], wraps: Option<&str>, rows: impl Iterator<Item = Vec<Stri
     if let Some(sizes) = at(Some("SIZE")).and_then(|at| table.column_mut(at)) {
         sizes.set_cell_alignment(CellAlignment::Right);
     }
-    if rows.is_empty() {
-        String::new()
-    } else {
-        trimmed(&table)
-    }
+    if rows.is_empty() { String::new() } else { trimmed(&table) }
 }
 
 /// How wide the column that wraps has to be for the table to fit the terminal; none if it fits as it is.
@@ -330,30 +243,20 @@ fn wrapped_width(table: &Table, wrapping: usize) -> Option<u16> {
     let widths = table.column_max_content_widths();
     let own = widths.get(wrapping).copied()?;
     // Every cell has one space on either side.
-    let all = widths
-        .iter()
-        .fold(0u16, |sum, width| sum.saturating_add(*width).saturating_add(2));
+    let all = widths.iter().fold(0u16, |sum, width| sum.saturating_add(*width).saturating_add(2));
     let over = all.checked_sub(terminal_width()?).filter(|over| *over > 0)?;
     let least = WRAPPED_CHARS_MIN.min(own);
     Some(own.saturating_sub(over).max(least).saturating_add(2))
 }
 
 fn trimmed(table: &Table) -> String {
-    let lines = table.lines().map(|line| {
-        line.trim_end()
-            .strip_prefix(' ')
-            .unwrap_or(line.trim_end())
-            .to_owned()
-    });
+    let lines =
+        table.lines().map(|line| line.trim_end().strip_prefix(' ').unwrap_or(line.trim_end()).to_owned());
     lines.collect::<Vec<_>>().join("\n")
 }
 
 fn or_none(table: String, none: &str, total: &str) -> String {
-    if table.is_empty() {
-        none.into()
-    } else {
-        format!("{table}\n{total}.")
-    }
+    if table.is_empty() { none.into() } else { format!("{table}\n{total}.") }
 }
 
 // --- cells
@@ -383,10 +286,7 @@ fn plain(value: &Value) -> String {
 }
 
 fn joined(parts: impl Iterator<Item = String>, between: &str) -> String {
-    parts
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join(between)
+    parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(between)
 }
 
 /// A long id by its beginning.
@@ -396,11 +296,7 @@ fn short(item: &Value, name: &str) -> String {
         return text.chars().take(PARTY_CHARS).collect();
     }
     let is_id = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if is_id {
-        text.chars().take(ID_CHARS).collect()
-    } else {
-        text
-    }
+    if is_id { text.chars().take(ID_CHARS).collect() } else { text }
 }
 
 /// What a party is called here, or the beginning of its id.
@@ -430,16 +326,9 @@ fn scope(scope: &Value) -> String {
         (true, false) => format!("until {until}"),
         (false, false) => format!("{from} to {until}"),
     };
-    let lists = ["kinds", "categories", "codes"]
-        .into_iter()
-        .filter_map(|name| object.get(name));
-    let by_id = object
-        .get("records")
-        .and_then(Value::as_array)
-        .filter(|records| !records.is_empty());
-    let by_id = by_id
-        .map(|records| format!("{} by id", count_of(records, "record")))
-        .unwrap_or_default();
+    let lists = ["kinds", "categories", "codes"].into_iter().filter_map(|name| object.get(name));
+    let by_id = object.get("records").and_then(Value::as_array).filter(|records| !records.is_empty());
+    let by_id = by_id.map(|records| format!("{} by id", count_of(records, "record"))).unwrap_or_default();
     joined(lists.map(plain).chain([window, by_id]), ", ")
 }
 
@@ -448,10 +337,7 @@ fn count_of(items: &[Value], what: &str) -> String {
 }
 
 fn size(item: &Value, name: &str) -> String {
-    item.get(name)
-        .and_then(Value::as_u64)
-        .map(human_bytes)
-        .unwrap_or_default()
+    item.get(name).and_then(Value::as_u64).map(human_bytes).unwrap_or_default()
 }
 
 pub(crate) fn human_bytes(bytes: u64) -> String {
@@ -504,10 +390,7 @@ mod tests {
                 "subject_name": "chihiro", "author_name": title, "grant": grant,
             })
         };
-        let text = records(&[
-            item("血清カリウム", Value::Null),
-            item("Potassium", json!("cd".repeat(32))),
-        ]);
+        let text = records(&[item("血清カリウム", Value::Null), item("Potassium", json!("cd".repeat(32)))]);
         let expected = "\
 ID            EFFECTIVE         KIND              TITLE             SIZE  AUTHOR        GRANT
 abababababab  2024-06-01 08:30  fhir/Observation  血清カリウム  2.00 KiB  血清カリウム
@@ -536,10 +419,7 @@ abababababab  2024-06-01 08:30  fhir/Observation  Potassium     2.00 KiB  Potass
     fn details_leave_out_what_is_not_there() {
         let item =
             json!({ "party": "karte1q", "listening": ["/a", "/b"], "peers": 0, "grant": null, "x_y": "" });
-        assert_eq!(
-            details(&[item]),
-            "party      karte1q\nlistening  /a, /b\npeers      0"
-        );
+        assert_eq!(details(&[item]), "party      karte1q\nlistening  /a, /b\npeers      0");
     }
 
     #[test]
@@ -548,19 +428,13 @@ abababababab  2024-06-01 08:30  fhir/Observation  Potassium     2.00 KiB  Potass
             "kinds": ["fhir/Observation"], "categories": ["laboratory"], "codes": [],
             "from": "2024-01-01", "until": "2025-01-01T00:00:00", "records": ["ab"],
         });
-        assert_eq!(
-            scope(&given),
-            "fhir/Observation, laboratory, 2024-01-01 to 2025-01-01, 1 record by id"
-        );
+        assert_eq!(scope(&given), "fhir/Observation, laboratory, 2024-01-01 to 2025-01-01, 1 record by id");
     }
 
     #[test]
     fn a_sync_is_told_in_a_sentence() {
         let whole = json!({ "grant": "ab".repeat(32), "received": 1, "bytes": 512, "refused": 0 });
-        assert_eq!(
-            sync(&[whole]),
-            "Received 1 record (512 B) under grant abababababab."
-        );
+        assert_eq!(sync(&[whole]), "Received 1 record (512 B) under grant abababababab.");
         let broken = json!({
             "grant": "ab".repeat(32), "holder_name": "chihiro", "received": 2, "bytes": 512, "refused": 1,
             "missing": 3, "reason": "the transfer broke off",

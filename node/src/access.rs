@@ -85,11 +85,7 @@ pub fn init(home: &Path, init: Init) -> Result<Value, Failure> {
     let settings = Settings {
         name: init.name.clone(),
         kind: init.kind.clone(),
-        accept: Accept {
-            contacts: init.accept_contacts,
-            grants: init.accept_grants,
-            adopt: init.adopt,
-        },
+        accept: Accept { contacts: init.accept_contacts, grants: init.accept_grants, adopt: init.adopt },
         network: Default::default(),
     };
     settings.save(home)?;
@@ -132,12 +128,7 @@ pub fn serve(home: &Path, serve: Serve, unlock: Unlock, ready: &mut dyn FnMut(Va
         listen if listen.is_empty() => Settings::load(home)?.network.listen,
         listen => listen,
     };
-    let config = Config {
-        home: home.to_owned(),
-        listen,
-        network: true,
-        live: true,
-    };
+    let config = Config { home: home.to_owned(), listen, network: true, live: true };
     tokio_runtime()?.block_on(crate::run(config, SystemClock, unlock, ready))
 }
 
@@ -149,12 +140,7 @@ async fn run_alone(
     sink: &mut dyn Sink,
 ) -> Result<(), Failure> {
     let is_sync = matches!(command, Command::Sync { .. });
-    let config = Config {
-        home: home.to_owned(),
-        listen: vec![],
-        network: is_sync,
-        live: false,
-    };
+    let config = Config { home: home.to_owned(), listen: vec![], network: is_sync, live: false };
     let running = start(&config, Arc::new(SystemClock), unlock).await?;
     let (out, mut outs) = tokio::sync::mpsc::channel(64);
     let node = running.node.clone();
@@ -194,24 +180,12 @@ pub(crate) async fn start(
     });
     let (keystore, keys) = opened.map_err(|error| refused.unwrap_or_else(|| no_home(error, &config.home)))?;
     let device = keys.device.expose_seed();
-    let (engine, blobs) = open_engine(
-        &config.home,
-        keystore,
-        keys,
-        &settings,
-        clock.as_ref(),
-        config.live,
-    )?;
+    let (engine, blobs) = open_engine(&config.home, keystore, keys, &settings, clock.as_ref(), config.live)?;
     let network = match config.network {
         true => Some(start_network(device, &config.listen)?),
         false => None,
     };
-    Running::start(Parts {
-        engine,
-        blobs,
-        clock,
-        network,
-    })
+    Running::start(Parts { engine, blobs, clock, network })
 }
 
 fn start_network(
@@ -249,10 +223,7 @@ fn open_engine(
     let (disk, opened) = open_disk(home, &keys)?;
     let blobs = Arc::new(DiskBlobs::open(&home.join("store"))?);
     if let Opened::Rebuilt { frames } = opened {
-        tracing::info!(
-            frames,
-            "the last stop was not clean: the view was rebuilt from the journal"
-        );
+        tracing::info!(frames, "the last stop was not clean: the view was rebuilt from the journal");
     }
     let policy = Policy {
         accept_contacts: settings.accept.contacts,
@@ -307,11 +278,7 @@ fn make_folder(home: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     let failed =
         |error: std::io::Error| Failure::failed(format!("{} cannot be made: {error}", home.display()));
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(home)
-        .map_err(failed)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(home).map_err(failed)?;
     std::fs::set_permissions(home, std::fs::Permissions::from_mode(0o700)).map_err(failed)
 }
 
@@ -320,10 +287,9 @@ fn no_home(error: KeystoreError, home: &Path) -> Failure {
         KeystoreError::Absent(_) => {
             "`karte init --name NAME` makes one; --home or KARTE_HOME says where.".to_owned()
         }
-        KeystoreError::Present(_) => format!(
-            "Use it, or choose another folder than {} with --home.",
-            home.display()
-        ),
+        KeystoreError::Present(_) => {
+            format!("Use it, or choose another folder than {} with --home.", home.display())
+        }
         KeystoreError::Passphrase => {
             "Try again; without the passphrase only the recovery words help.".to_owned()
         }

@@ -16,8 +16,6 @@ impl Clock for SystemClock {
     fn now_ms(&self) -> UnixMs {
         std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| {
-                UnixMs::try_from(since.as_millis()).unwrap_or(UnixMs::MAX)
-            })
+            .map_or(0, |since| UnixMs::try_from(since.as_millis()).unwrap_or(UnixMs::MAX))
     }
 }

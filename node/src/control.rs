@@ -46,10 +46,7 @@ pub(crate) fn bind(home: &Path) -> Result<UnixListener, Failure> {
     use std::os::unix::fs::PermissionsExt;
     let path = path(home);
     let failed = |error: std::io::Error| {
-        Failure::failed(format!(
-            "the control socket {} cannot be made: {error}",
-            path.display()
-        ))
+        Failure::failed(format!("the control socket {} cannot be made: {error}", path.display()))
     };
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
@@ -75,10 +72,7 @@ pub(crate) async fn serve(listener: UnixListener, node: Node) {
 
 async fn serve_one(stream: UnixStream, node: Node) {
     let own = rustix::process::getuid().as_raw();
-    if !stream
-        .peer_cred()
-        .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
-    {
+    if !stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0) {
         return;
     }
     let mut framed = Framed::new(stream, codec());
@@ -114,9 +108,7 @@ fn encode(out: Out) -> Bytes {
 }
 
 fn codec() -> LengthDelimitedCodec {
-    LengthDelimitedCodec::builder()
-        .max_frame_length(FRAME_BYTES_MAX)
-        .new_codec()
+    LengthDelimitedCodec::builder().max_frame_length(FRAME_BYTES_MAX).new_codec()
 }
 
 /// Whether a daemon answers in this home.
@@ -132,10 +124,7 @@ pub(crate) async fn ask(stream: UnixStream, command: &Command, sink: &mut dyn Si
             .next("Start it again with `karte run`, then repeat the command.")
     };
     let body = serde_json::to_vec(command).map_err(|error| Failure::usage(error.to_string()))?;
-    framed
-        .send(Bytes::from(body))
-        .await
-        .map_err(|error: std::io::Error| lost(error.to_string()))?;
+    framed.send(Bytes::from(body)).await.map_err(|error: std::io::Error| lost(error.to_string()))?;
     while let Some(frame) = framed.next().await {
         let frame = frame.map_err(|error: std::io::Error| lost(error.to_string()))?;
         if let Some(end) = take(decode(&frame)?, sink) {
@@ -166,9 +155,7 @@ pub(crate) fn take(out: Out, sink: &mut dyn Sink) -> Option<Result<(), Failure>>
         }
         Out::Data(bytes) => match sink.data(&bytes) {
             Ok(()) => None,
-            Err(error) => Some(Err(Failure::failed(format!(
-                "the output cannot be written: {error}"
-            )))),
+            Err(error) => Some(Err(Failure::failed(format!("the output cannot be written: {error}")))),
         },
     }
 }

@@ -43,11 +43,7 @@ pub struct Failure {
 impl Failure {
     /// A failure of `kind`.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            next: None,
-        }
+        Self { kind, message: message.into(), next: None }
     }
 
     /// Something went wrong.
@@ -75,24 +71,19 @@ impl Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let (kind, next) = match &error {
-            StoreError::Locked { .. } => (
-                Kind::Failed,
-                "Stop the other karte, or wait until its command has ended.",
-            ),
-            StoreError::WrongKey => (
-                Kind::Failed,
-                "Use the keystore that belongs to this folder, or another --home.",
-            ),
+            StoreError::Locked { .. } => {
+                (Kind::Failed, "Stop the other karte, or wait until its command has ended.")
+            }
+            StoreError::WrongKey => {
+                (Kind::Failed, "Use the keystore that belongs to this folder, or another --home.")
+            }
             StoreError::Full { .. } => (Kind::Failed, "Free some disk space and repeat the command."),
             StoreError::Damaged { .. } => (
                 Kind::Damaged,
                 "Keep this folder as it is and restore it from a backup or from your contacts.",
             ),
             StoreError::Version { .. } => (Kind::Failed, "Open it with the version of karte that wrote it."),
-            _ => (
-                Kind::Failed,
-                "Look at the disk, then repeat the command: nothing acknowledged is lost.",
-            ),
+            _ => (Kind::Failed, "Look at the disk, then repeat the command: nothing acknowledged is lost."),
         };
         Failure::new(kind, error.to_string()).next(next)
     }
@@ -121,12 +112,4 @@ macro_rules! plain_failure {
         }
     )*};
 }
-plain_failure!(
-    EncodingError,
-    SignedError,
-    SealError,
-    LabelError,
-    GrantError,
-    ShelfError,
-    KeystoreError
-);
+plain_failure!(EncodingError, SignedError, SealError, LabelError, GrantError, ShelfError, KeystoreError);

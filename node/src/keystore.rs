@@ -165,12 +165,7 @@ struct Master {
 impl Drop for Master {
     fn drop(&mut self) {
         let lists = self.library.iter_mut().chain(self.recovery.as_mut());
-        let all = lists.chain([
-            &mut self.device,
-            &mut self.sealing,
-            &mut self.store,
-            &mut self.ring,
-        ]);
+        let all = lists.chain([&mut self.device, &mut self.sealing, &mut self.store, &mut self.ring]);
         all.for_each(|key| key.as_mut_slice().zeroize());
     }
 }
@@ -206,19 +201,9 @@ impl Keystore {
             Lock::None => ("none", master.to_vec()),
             Lock::Passphrase(passphrase) => ("passphrase", lock_with(&master, passphrase.clone())?),
         };
-        let file = FileForm {
-            version: VERSION,
-            lock: lock.into(),
-            genesis: genesis.to_vec(),
-            master,
-            ring: vec![],
-        };
-        let mut keystore = Self {
-            path,
-            file,
-            ring_key,
-            reading: BTreeMap::new(),
-        };
+        let file =
+            FileForm { version: VERSION, lock: lock.into(), genesis: genesis.to_vec(), master, ring: vec![] };
+        let mut keystore = Self { path, file, ring_key, reading: BTreeMap::new() };
         keystore.write()?;
         Ok(keystore)
     }
@@ -237,15 +222,7 @@ impl Keystore {
         let ring_key = Zeroizing::new(*master.ring);
         let reading = open_ring(&file.ring, &ring_key)?;
         let keys = keys_of(&master);
-        Ok((
-            Self {
-                path: home.join(FILE),
-                file,
-                ring_key,
-                reading,
-            },
-            keys,
-        ))
+        Ok((Self { path: home.join(FILE), file, ring_key, reading }, keys))
     }
 
     /// COSE bytes of the own Genesis.
@@ -268,10 +245,7 @@ impl Keystore {
             .seal(RING_AAD, &plain)
             .map_err(|error| KeystoreError::Damaged(error.to_string()))?;
         let bytes = encoding::encode(&self.file)?;
-        replace_file(&self.path, &bytes).map_err(|source| KeystoreError::Io {
-            doing: "written",
-            source,
-        })
+        replace_file(&self.path, &bytes).map_err(|source| KeystoreError::Io { doing: "written", source })
     }
 }
 
@@ -311,11 +285,7 @@ fn keys_of(master: &Master) -> Keys {
     Keys {
         device: DeviceKey::from_seed(&master.device),
         sealing: SealingKey::from_seed(&master.sealing),
-        library: master
-            .library
-            .iter()
-            .map(|seed| SealingKey::from_seed(seed))
-            .collect(),
+        library: master.library.iter().map(|seed| SealingKey::from_seed(seed)).collect(),
         recovery: master.recovery.as_ref().map(|seed| RecoverySeed::from_seed(seed)),
         store: Zeroizing::new(*master.store),
     }
@@ -325,21 +295,14 @@ fn open_ring(sealed: &[u8], ring_key: &[u8; 32]) -> Result<BTreeMap<GrantId, Sea
     let damaged = || KeystoreError::Damaged("the reading keys do not open".into());
     let plain = Sealer::new(ring_key).open(RING_AAD, sealed).ok_or_else(damaged)?;
     let list: Vec<ReadingKey> = encoding::decode(&plain, KEYSTORE_BYTES_MAX)?;
-    Ok(list
-        .into_iter()
-        .map(|item| (item.grant, SealingKey::from_seed(&item.key)))
-        .collect())
+    Ok(list.into_iter().map(|item| (item.grant, SealingKey::from_seed(&item.key))).collect())
 }
 
 fn lock_with(master: &[u8], passphrase: SecretString) -> Result<Vec<u8>, KeystoreError> {
-    let wrong = |error: std::io::Error| KeystoreError::Io {
-        doing: "locked",
-        source: error,
-    };
+    let wrong = |error: std::io::Error| KeystoreError::Io { doing: "locked", source: error };
     let mut locked = Vec::new();
-    let mut writer = age::Encryptor::with_user_passphrase(passphrase)
-        .wrap_output(&mut locked)
-        .map_err(wrong)?;
+    let mut writer =
+        age::Encryptor::with_user_passphrase(passphrase).wrap_output(&mut locked).map_err(wrong)?;
     writer.write_all(master).map_err(wrong)?;
     writer.finish().map_err(wrong)?;
     Ok(locked)
@@ -353,10 +316,7 @@ fn unlock_with(locked: &[u8], passphrase: SecretString) -> Result<Zeroizing<Vec<
         .decrypt(std::iter::once(&identity as &dyn age::Identity))
         .map_err(|_| KeystoreError::Passphrase)?;
     let mut master = Zeroizing::new(Vec::new());
-    reader
-        .take(KEYSTORE_BYTES_MAX as u64)
-        .read_to_end(&mut master)
-        .map_err(|_| KeystoreError::Passphrase)?;
+    reader.take(KEYSTORE_BYTES_MAX as u64).read_to_end(&mut master).map_err(|_| KeystoreError::Passphrase)?;
     Ok(master)
 }
 
@@ -367,18 +327,12 @@ fn read_file(home: &Path) -> Result<FileForm, KeystoreError> {
             return Err(KeystoreError::Absent(home.to_owned()));
         }
         Err(source) => {
-            return Err(KeystoreError::Io {
-                doing: "read",
-                source,
-            });
+            return Err(KeystoreError::Io { doing: "read", source });
         }
     };
     let file: FileForm = encoding::decode(&bytes, KEYSTORE_BYTES_MAX)?;
     if file.version != VERSION {
-        return Err(KeystoreError::Damaged(format!(
-            "expected version {VERSION}, got {}",
-            file.version
-        )));
+        return Err(KeystoreError::Damaged(format!("expected version {VERSION}, got {}", file.version)));
     }
     Ok(file)
 }
@@ -386,12 +340,8 @@ fn read_file(home: &Path) -> Result<FileForm, KeystoreError> {
 fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let fresh = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(&fresh, path)?;
@@ -419,10 +369,7 @@ mod tests {
         let grant = GrantId::from([1; 32]);
         keystore.keep(grant, SealingKey::generate(&mut OsChance)).unwrap();
         let (again, _) = Keystore::open(home.path(), locked).unwrap();
-        assert!(
-            again.reading(&grant).is_some(),
-            "kept keys are there after opening again"
-        );
+        assert!(again.reading(&grant).is_some(), "kept keys are there after opening again");
         keystore.destroy(&grant).unwrap();
         let (again, same) = Keystore::open(home.path(), locked).unwrap();
         assert!(again.reading(&grant).is_none());

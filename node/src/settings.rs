@@ -46,9 +46,7 @@ pub struct Network {
 
 impl Default for Network {
     fn default() -> Self {
-        Self {
-            listen: LISTEN.map(str::to_owned).to_vec(),
-        }
+        Self { listen: LISTEN.map(str::to_owned).to_vec() }
     }
 }
 

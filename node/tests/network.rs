@@ -45,12 +45,7 @@ async fn node_with(seed: u8, listen: &[&str], limits: Limits) -> Node {
         }
     }
     assert_eq!(network.listeners().await.len(), listen.len());
-    Node {
-        network,
-        events,
-        device: device(seed),
-        addresses,
-    }
+    Node { network, events, device: device(seed), addresses }
 }
 
 async fn node(seed: u8, listen: &[&str]) -> Node {
@@ -59,17 +54,12 @@ async fn node(seed: u8, listen: &[&str]) -> Node {
 
 impl Node {
     async fn next(&mut self) -> NetEvent {
-        timeout(SOON, self.events.recv())
-            .await
-            .expect("an event comes soon")
-            .expect("the network runs")
+        timeout(SOON, self.events.recv()).await.expect("an event comes soon").expect("the network runs")
     }
 
     async fn expect_connected(&mut self, peer: &DeviceKey, called: bool) {
         match self.next().await {
-            NetEvent::Connected {
-                peer: came, dialled, ..
-            } => assert_eq!((&came, dialled), (peer, called)),
+            NetEvent::Connected { peer: came, dialled, .. } => assert_eq!((&came, dialled), (peer, called)),
             _ => panic!("Connected comes before everything else"),
         }
     }
@@ -111,10 +101,7 @@ impl Node {
 /// Ada called Ben; both have told so.
 async fn ada_and_ben(listen: &str) -> (Node, Node) {
     let (mut ada, mut ben) = (node(1, &[listen]).await, node(2, &[listen]).await);
-    ada.network
-        .connect(ben.device, ben.addresses.clone())
-        .await
-        .unwrap();
+    ada.network.connect(ben.device, ben.addresses.clone()).await.unwrap();
     ada.expect_connected(&ben.device, true).await;
     ben.expect_connected(&ada.device, false).await;
     (ada, ben)
@@ -126,10 +113,7 @@ async fn two_nodes_talk_over_quic_and_over_tcp() {
         let began = Instant::now();
         let (ada, ben) = ada_and_ben(listen).await;
         println!("{listen}: connected in {:?}", began.elapsed());
-        ada.network
-            .connect(ben.device, Vec::new())
-            .await
-            .expect("already connected is success");
+        ada.network.connect(ben.device, Vec::new()).await.expect("already connected is success");
         assert_eq!(ada.network.connected().await[0].0, ben.device);
         let (peer, network) = (ben.device, ada.network.clone());
         let _ben = ben.echo();
@@ -137,10 +121,7 @@ async fn two_nodes_talk_over_quic_and_over_tcp() {
         assert_eq!(network.request(peer, Vec::new()).await.unwrap(), b"");
         let began = Instant::now();
         let largest: Vec<u8> = (0..=250u8).cycle().take(MIB).collect();
-        let mut answer = network
-            .request(peer, largest.clone())
-            .await
-            .expect("1 MiB is allowed");
+        let mut answer = network.request(peer, largest.clone()).await.expect("1 MiB is allowed");
         println!("{listen}: 1 MiB there and back in {:?}", began.elapsed());
         answer.reverse();
         assert!(answer == largest, "the largest body comes back whole");
@@ -153,25 +134,15 @@ async fn two_nodes_talk_over_quic_and_over_tcp() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_with_larger_limits_is_refused_by_ours() {
     for listen in [QUIC, TCP] {
-        let generous = Limits {
-            request_bytes_max: 4 << 20,
-            response_bytes_max: 4 << 20,
-            ..Limits::default()
-        };
+        let generous =
+            Limits { request_bytes_max: 4 << 20, response_bytes_max: 4 << 20, ..Limits::default() };
         let (ada, ben) = (node_with(1, &[listen], generous).await, node(2, &[listen]).await);
         let (network, peer) = (ada.network.clone(), ben.device);
         network.connect(peer, ben.addresses.clone()).await.unwrap();
         let ben_network = ben.echo();
         let refused = network.request(peer, vec![0; 2 * MIB]).await;
-        assert!(
-            matches!(refused, Err(NetError::NoReply | NetError::Io { .. })),
-            "{refused:?}"
-        );
-        assert_eq!(
-            network.request(peer, vec![7]).await.unwrap(),
-            [7],
-            "the connection survives"
-        );
+        assert!(matches!(refused, Err(NetError::NoReply | NetError::Io { .. })), "{refused:?}");
+        assert_eq!(network.request(peer, vec![7]).await.unwrap(), [7], "the connection survives");
         let mut ada = ada;
         let answering = tokio::spawn(async move {
             loop {
@@ -191,37 +162,21 @@ async fn a_peer_with_larger_limits_is_refused_by_ours() {
 async fn a_dropped_reply_fails_promptly() {
     let (ada, mut ben) = ada_and_ben(TCP).await;
     let asking = tokio::spawn(async move { ada.network.request(device(2), vec![1]).await });
-    let NetEvent::Request { reply, .. } = ben.next().await else {
-        panic!("a request was due")
-    };
+    let NetEvent::Request { reply, .. } = ben.next().await else { panic!("a request was due") };
     let began = Instant::now();
     drop(reply);
     assert_eq!(asking.await.unwrap(), Err(NetError::NoReply));
-    assert!(
-        began.elapsed() < Duration::from_secs(1),
-        "prompt, not after the timeout"
-    );
+    assert!(began.elapsed() < Duration::from_secs(1), "prompt, not after the timeout");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unanswered_request_times_out_by_name() {
-    let hasty = Limits {
-        request_timeout: Duration::from_secs(1),
-        ..Limits::default()
-    };
+    let hasty = Limits { request_timeout: Duration::from_secs(1), ..Limits::default() };
     let (ada, mut ben) = (node_with(1, &[], hasty).await, node(2, &[QUIC]).await);
-    ada.network
-        .connect(ben.device, ben.addresses.clone())
-        .await
-        .unwrap();
+    ada.network.connect(ben.device, ben.addresses.clone()).await.unwrap();
     ben.expect_connected(&ada.device, false).await;
     let answer = ada.network.request(ben.device, vec![1]).await;
-    assert_eq!(
-        answer,
-        Err(NetError::RequestTimeout {
-            after: Duration::from_secs(1)
-        })
-    );
+    assert_eq!(answer, Err(NetError::RequestTimeout { after: Duration::from_secs(1) }));
     assert_eq!(answer.unwrap_err().to_string(), "no answer within 1 s");
 }
 
@@ -229,44 +184,22 @@ async fn an_unanswered_request_times_out_by_name() {
 async fn errors_say_what_is_wrong() {
     let (ada, ben) = (node(1, &[TCP]).await, node(2, &[TCP, QUIC]).await);
     let cleo = node(3, &[TCP]).await;
-    assert_eq!(
-        ada.network.request(ben.device, vec![1]).await,
-        Err(NetError::NotConnected)
-    );
-    assert_eq!(
-        ada.network.open_stream(ben.device).await.err(),
-        Some(NetError::NotConnected)
-    );
-    assert_eq!(
-        ada.network.connect(ben.device, vec![]).await,
-        Err(NetError::NoAddresses)
-    );
+    assert_eq!(ada.network.request(ben.device, vec![1]).await, Err(NetError::NotConnected));
+    assert_eq!(ada.network.open_stream(ben.device).await.err(), Some(NetError::NotConnected));
+    assert_eq!(ada.network.connect(ben.device, vec![]).await, Err(NetError::NoAddresses));
     let wrong = ada.network.connect(cleo.device, ben.addresses.clone()).await;
     assert!(matches!(wrong, Err(NetError::WrongPeer { .. })), "{wrong:?}");
     println!("{}", wrong.unwrap_err());
-    assert!(
-        ada.network.connected().await.is_empty(),
-        "an impostor is no connection"
-    );
+    assert!(ada.network.connected().await.is_empty(), "an impostor is no connection");
     let dead: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
     let odd: Multiaddr = "/memory/5".parse().unwrap();
-    let unreachable = ada
-        .network
-        .connect(cleo.device, vec![dead.clone(), odd])
-        .await
-        .unwrap_err();
+    let unreachable = ada.network.connect(cleo.device, vec![dead.clone(), odd]).await.unwrap_err();
     println!("{unreachable}");
     assert!(unreachable.to_string().contains("refused"), "{unreachable}");
     let mixed = [ben.addresses.clone(), vec![dead], cleo.addresses.clone()].concat();
-    ada.network
-        .connect(cleo.device, mixed)
-        .await
-        .expect("the one right address among wrong ones is found");
+    ada.network.connect(cleo.device, mixed).await.expect("the one right address among wrong ones is found");
     let off_curve = std::array::from_fn(|index| if index == 0 { 2 } else { 0 });
-    assert_eq!(
-        ada.network.connect(off_curve, vec![]).await,
-        Err(NetError::NotDevice)
-    );
+    assert_eq!(ada.network.connect(off_curve, vec![]).await, Err(NetError::NotDevice));
     for address in ben.addresses.clone() {
         let taken = NetConfig {
             key: Zeroizing::new([9; 32]),
@@ -299,17 +232,11 @@ async fn frames_arrive_in_order_and_fast() {
         });
         for number in 0..64_u8 {
             let frame = theirs.recv().await.unwrap().expect("64 frames come");
-            assert!(
-                frame.len() == MIB && frame.iter().all(|byte| *byte == number),
-                "frame {number}"
-            );
+            assert!(frame.len() == MIB && frame.iter().all(|byte| *byte == number), "frame {number}");
         }
         assert_eq!(theirs.recv().await, Ok(None), "a clean end");
         let elapsed = began.elapsed();
-        println!(
-            "{listen}: 64 MiB in {elapsed:?}, {:.0} MiB/s",
-            64.0 / elapsed.as_secs_f64()
-        );
+        println!("{listen}: 64 MiB in {elapsed:?}, {:.0} MiB/s", 64.0 / elapsed.as_secs_f64());
         let (mut sender, _receiver) = theirs.split();
         sender.send(b"thanks").await.unwrap();
         sender.close().await.unwrap();
@@ -324,10 +251,7 @@ async fn a_stream_says_how_it_ended() {
         let mut stream = ada.network.open_stream(ben.device).await.unwrap();
         let mut theirs = ben.expect_stream().await;
         let too_large = stream.send(&vec![0; 2 * MIB + 1]).await;
-        assert!(
-            matches!(too_large, Err(NetError::FrameTooLarge { .. })),
-            "{too_large:?}"
-        );
+        assert!(matches!(too_large, Err(NetError::FrameTooLarge { .. })), "{too_large:?}");
         stream.send(b"").await.unwrap();
         let large = vec![3; MIB];
         let half_sent = timeout(Duration::from_millis(1), async {
@@ -336,16 +260,8 @@ async fn a_stream_says_how_it_ended() {
             }
         });
         assert!(half_sent.await.is_err(), "nobody reads, so sending waits");
-        assert_eq!(
-            theirs.recv().await,
-            Ok(Some(Vec::new())),
-            "an empty frame is a frame"
-        );
-        assert_eq!(
-            stream.send(b"more").await,
-            Err(NetError::StreamCut),
-            "a torn frame ends the stream"
-        );
+        assert_eq!(theirs.recv().await, Ok(Some(Vec::new())), "an empty frame is a frame");
+        assert_eq!(stream.send(b"more").await, Err(NetError::StreamCut), "a torn frame ends the stream");
         drop(stream);
         let end = loop {
             // A reader that is interrupted again and again loses nothing.
@@ -355,10 +271,7 @@ async fn a_stream_says_how_it_ended() {
                 Err(_) => {}
             }
         };
-        assert!(
-            matches!(end, Err(NetError::StreamCut | NetError::Io { .. })),
-            "a cut is no end: {end:?}"
-        );
+        assert!(matches!(end, Err(NetError::StreamCut | NetError::Io { .. })), "a cut is no end: {end:?}");
     }
 }
 
@@ -392,18 +305,9 @@ async fn twenty_streams_at_once_all_arrive() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_have_slots_and_a_busy_reader_refuses() {
-    let few = Limits {
-        streams_per_peer_max: 2,
-        ..Limits::default()
-    };
-    let (ada, mut ben) = (
-        node_with(1, &[], few.clone()).await,
-        node_with(2, &[TCP], few).await,
-    );
-    ada.network
-        .connect(ben.device, ben.addresses.clone())
-        .await
-        .unwrap();
+    let few = Limits { streams_per_peer_max: 2, ..Limits::default() };
+    let (ada, mut ben) = (node_with(1, &[], few.clone()).await, node_with(2, &[TCP], few).await);
+    ada.network.connect(ben.device, ben.addresses.clone()).await.unwrap();
     ben.expect_connected(&ada.device, false).await;
     let first = ada.network.open_stream(ben.device).await.unwrap();
     let _second = ada.network.open_stream(ben.device).await.unwrap();
@@ -411,33 +315,15 @@ async fn streams_have_slots_and_a_busy_reader_refuses() {
     assert_eq!(third.err(), Some(NetError::TooManyStreams { count_max: 2 }));
     drop(first);
     drop(ben.expect_stream().await);
-    ada.network
-        .open_stream(ben.device)
-        .await
-        .expect("a dropped stream frees its slot");
+    ada.network.open_stream(ben.device).await.expect("a dropped stream frees its slot");
 
-    let narrow = Limits {
-        events_queue_max: 1,
-        ..Limits::default()
-    };
+    let narrow = Limits { events_queue_max: 1, ..Limits::default() };
     let cleo = node_with(3, &[TCP], narrow).await;
-    ada.network
-        .connect(cleo.device, cleo.addresses.clone())
-        .await
-        .unwrap();
-    assert_eq!(
-        ada.network.open_stream(cleo.device).await.err(),
-        Some(NetError::StreamRefused)
-    );
-    assert_eq!(
-        ada.network.request(cleo.device, vec![1]).await,
-        Err(NetError::NoReply)
-    );
+    ada.network.connect(cleo.device, cleo.addresses.clone()).await.unwrap();
+    assert_eq!(ada.network.open_stream(cleo.device).await.err(), Some(NetError::StreamRefused));
+    assert_eq!(ada.network.request(cleo.device, vec![1]).await, Err(NetError::NoReply));
     let _cleo = cleo.echo();
-    ada.network
-        .open_stream(device(3))
-        .await
-        .expect("a reader that reads again makes room");
+    ada.network.open_stream(device(3)).await.expect("a reader that reads again makes room");
     assert_eq!(ada.network.request(device(3), vec![1]).await.unwrap(), [1]);
 }
 
@@ -456,18 +342,12 @@ async fn both_may_call_at_once() {
             node.expect_silence().await;
         }
         ada.network.disconnect(ben.device).await;
-        assert!(
-            ada.network.connected().await.is_empty(),
-            "disconnect closes every connection"
-        );
+        assert!(ada.network.connected().await.is_empty(), "disconnect closes every connection");
         for (node, peer) in [(&mut ada, device(2)), (&mut ben, device(1))] {
             node.expect_disconnected(&peer).await;
             node.expect_silence().await;
         }
-        ada.network
-            .connect(ben.device, ben.addresses.clone())
-            .await
-            .expect("and may call again at once");
+        ada.network.connect(ben.device, ben.addresses.clone()).await.expect("and may call again at once");
     }
 }
 
@@ -485,17 +365,11 @@ async fn shutdown_says_goodbye() {
         let began = Instant::now();
         ada.network.shutdown().await;
         println!("{listen}: shut down in {:?}", began.elapsed());
-        assert!(
-            began.elapsed() < Duration::from_secs(1),
-            "an orderly end needs no timeout"
-        );
+        assert!(began.elapsed() < Duration::from_secs(1), "an orderly end needs no timeout");
         assert_eq!(clone.request(ben.device, vec![]).await, Err(NetError::Closed));
         ben.expect_disconnected(&ada.device).await;
         assert!(waiting.await.unwrap().is_err());
-        assert!(
-            stream.recv().await.is_err(),
-            "a goodbye is not the end of a stream"
-        );
+        assert!(stream.recv().await.is_err(), "a goodbye is not the end of a stream");
         while ada.events.recv().await.is_some() {}
     }
 }
@@ -503,20 +377,14 @@ async fn shutdown_says_goodbye() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_peers_cannot_crowd_in() {
     for listen in [QUIC, TCP] {
-        let two = Limits {
-            connections_in_max: 2,
-            ..Limits::default()
-        };
+        let two = Limits { connections_in_max: 2, ..Limits::default() };
         let ben = node_with(2, &[listen], two).await;
         let mut crowd = Vec::new();
         for seed in 10..16 {
             let stranger = node(seed, &[]).await;
             // The stranger's own handshake may succeed before it is turned away.
             let _ = stranger.network.connect(ben.device, ben.addresses.clone()).await;
-            assert!(
-                ben.network.connected().await.len() <= 2,
-                "never more than the limit"
-            );
+            assert!(ben.network.connected().await.len() <= 2, "never more than the limit");
             crowd.push(stranger);
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -528,16 +396,9 @@ async fn unknown_peers_cannot_crowd_in() {
         crowd.remove(0).network.shutdown().await;
         tokio::time::sleep(Duration::from_millis(200)).await;
         let late = node(20, &[]).await;
-        late.network
-            .connect(ben.device, ben.addresses.clone())
-            .await
-            .unwrap();
+        late.network.connect(ben.device, ben.addresses.clone()).await.unwrap();
         let _ben = ben.echo();
-        assert_eq!(
-            late.network.request(device(2), vec![5]).await.unwrap(),
-            [5],
-            "a free place is free"
-        );
+        assert_eq!(late.network.request(device(2), vec![5]).await.unwrap(), [5], "a free place is free");
     }
 }
 
@@ -546,10 +407,7 @@ async fn calling_and_leaving_again_and_again_is_told_each_time() {
     for listen in [QUIC, TCP] {
         let (mut ada, mut ben) = (node(1, &[listen]).await, node(2, &[listen]).await);
         for _ in 0..30 {
-            ada.network
-                .connect(ben.device, ben.addresses.clone())
-                .await
-                .unwrap();
+            ada.network.connect(ben.device, ben.addresses.clone()).await.unwrap();
             let mut stream = ada.network.open_stream(ben.device).await.unwrap();
             ada.expect_connected(&ben.device, true).await;
             ben.expect_connected(&ada.device, false).await;
@@ -559,10 +417,7 @@ async fn calling_and_leaving_again_and_again_is_told_each_time() {
             ben.network.disconnect(ada.device).await;
             ada.expect_disconnected(&ben.device).await;
             ben.expect_disconnected(&ada.device).await;
-            assert!(
-                stream.recv().await.is_err(),
-                "the stream ended with its connection"
-            );
+            assert!(stream.recv().await.is_err(), "the stream ended with its connection");
         }
     }
 }

@@ -51,37 +51,20 @@ impl Tree {
     pub fn of(record: RecordId, bytes: u64, payload: impl io::Read) -> Result<Self, BaoError> {
         let tree = BaoTree::new(bytes, BLOCK);
         let size = usize::try_from(tree.outboard_size()).map_err(|_| BaoError::Range { bytes, offset: 0 })?;
-        let mut outboard = PreOrderMemOutboard {
-            root: root(&record),
-            tree,
-            data: vec![0; size],
-        };
+        let mut outboard = PreOrderMemOutboard { root: root(&record), tree, data: vec![0; size] };
         let found = bao_tree::io::sync::outboard(payload, tree, &mut outboard)?;
         if found != root(&record) {
-            return Err(BaoError::Wrong {
-                record,
-                offset: 0,
-                reason: "the file was changed".into(),
-            });
+            return Err(BaoError::Wrong { record, offset: 0, reason: "the file was changed".into() });
         }
-        Ok(Self {
-            record,
-            bytes,
-            outboard,
-        })
+        Ok(Self { record, bytes, outboard })
     }
 
     /// The slice of at most 1 MiB that starts at `offset`, with its proof. `payload` is the whole payload.
     pub fn slice(&self, offset: u64, payload: impl ReadAt + Size) -> Result<Vec<u8>, BaoError> {
         let ranges = slice_ranges(self.bytes, offset)?;
         let mut encoded = Vec::new();
-        encode_ranges_validated(payload, &self.outboard, &ranges, &mut encoded).map_err(|error| {
-            BaoError::Wrong {
-                record: self.record,
-                offset,
-                reason: error.to_string(),
-            }
-        })?;
+        encode_ranges_validated(payload, &self.outboard, &ranges, &mut encoded)
+            .map_err(|error| BaoError::Wrong { record: self.record, offset, reason: error.to_string() })?;
         Ok(encoded)
     }
 }
@@ -90,31 +73,12 @@ impl Tree {
 pub fn verify_slice(record: RecordId, bytes: u64, offset: u64, encoded: &[u8]) -> Result<Vec<u8>, BaoError> {
     let ranges = slice_ranges(bytes, offset)?;
     let tree = BaoTree::new(bytes, BLOCK);
-    let mut target = At {
-        offset,
-        bytes: Vec::new(),
-    };
+    let mut target = At { offset, bytes: Vec::new() };
     let mut rest = encoded;
-    decode_ranges(
-        &mut rest,
-        &ranges,
-        &mut target,
-        EmptyOutboard {
-            tree,
-            root: root(&record),
-        },
-    )
-    .map_err(|error| BaoError::Wrong {
-        record,
-        offset,
-        reason: error.to_string(),
-    })?;
+    decode_ranges(&mut rest, &ranges, &mut target, EmptyOutboard { tree, root: root(&record) })
+        .map_err(|error| BaoError::Wrong { record, offset, reason: error.to_string() })?;
     if !rest.is_empty() {
-        return Err(BaoError::Wrong {
-            record,
-            offset,
-            reason: format!("{} bytes too many", rest.len()),
-        });
+        return Err(BaoError::Wrong { record, offset, reason: format!("{} bytes too many", rest.len()) });
     }
     Ok(target.bytes)
 }
@@ -150,10 +114,7 @@ impl WriteAt for At {
         if self.bytes.len() < end {
             self.bytes.resize(end, 0);
         }
-        self.bytes
-            .get_mut(start..end)
-            .ok_or_else(outside)?
-            .copy_from_slice(buf);
+        self.bytes.get_mut(start..end).ok_or_else(outside)?.copy_from_slice(buf);
         Ok(buf.len())
     }
 
@@ -173,15 +134,7 @@ mod tests {
 
     #[test]
     fn slices_of_every_size_come_back_whole_and_refuse_a_changed_byte() {
-        for bytes in [
-            1,
-            1024,
-            16 * 1024,
-            16 * 1024 + 1,
-            1 << 20,
-            (1 << 20) + 1,
-            3 * (1 << 20) + 77,
-        ] {
+        for bytes in [1, 1024, 16 * 1024, 16 * 1024 + 1, 1 << 20, (1 << 20) + 1, 3 * (1 << 20) + 77] {
             let (record, payload) = payload(bytes);
             let tree = Tree::of(record, bytes as u64, &payload[..]).expect("hashes");
             let mut joined = Vec::new();
@@ -190,10 +143,7 @@ mod tests {
                 joined.extend(verify_slice(record, bytes as u64, offset, &slice).expect("verifies"));
                 let middle = slice.len() / 2;
                 slice[middle] ^= 1;
-                assert!(
-                    verify_slice(record, bytes as u64, offset, &slice).is_err(),
-                    "{bytes} at {offset}"
-                );
+                assert!(verify_slice(record, bytes as u64, offset, &slice).is_err(), "{bytes} at {offset}");
             }
             assert_eq!(joined, payload, "{bytes} bytes");
         }

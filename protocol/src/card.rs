@@ -72,10 +72,7 @@ pub enum CardError {
 
 /// The text form.
 pub fn to_text(card: &Verified<Card>) -> String {
-    format!(
-        "karte:{}",
-        base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(card.bytes())
-    )
+    format!("karte:{}", base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(card.bytes()))
 }
 
 /// Reads a card's text. Blanks and line breaks, as a mail program adds them, are passed over.
@@ -94,10 +91,7 @@ pub fn from_text(text: &str) -> Result<Introduced, CardError> {
 /// Checks a card's bytes.
 pub fn introduce(bytes: &[u8]) -> Result<Introduced, CardError> {
     let card = Signed::<Card>::from_bytes(bytes).verify()?;
-    let mut entries = card
-        .identity
-        .iter()
-        .map(|entry| Signed::<Entry>::from_bytes(entry.to_vec()).verify());
+    let mut entries = card.identity.iter().map(|entry| Signed::<Entry>::from_bytes(entry.to_vec()).verify());
     let genesis = entries.next().ok_or(LogError::NotGenesis)??;
     let mut log = PartyLog::start(genesis)?;
     for entry in entries {

@@ -111,19 +111,11 @@ pub struct Serving<'a> {
 /// Rule 7: whether the holder (or its steward) may serve under this grant now. That the nonce is new, and that
 /// the record is on the shelf, the caller checks.
 pub fn serve(question: &Serving<'_>) -> Result<(), Denial> {
-    clause_of_serving(question).map_err(|clause| Denial {
-        grant: question.grant,
-        clause,
-    })
+    clause_of_serving(question).map_err(|clause| Denial { grant: question.grant, clause })
 }
 
 fn clause_of_serving(question: &Serving<'_>) -> Result<(), Clause> {
-    let Serving {
-        now_ms,
-        grant,
-        release,
-        ..
-    } = *question;
+    let Serving { now_ms, grant, release, .. } = *question;
     let opened = question.opened.ok_or(Clause::NotCounting)?;
     let (_, holder) = question.holder;
     let Reader::Party(named) = opened.reader;
@@ -132,10 +124,7 @@ fn clause_of_serving(question: &Serving<'_>) -> Result<(), Clause> {
     }
     standing(grant, opened, holder, now_ms)?;
     if release.purpose != opened.purpose {
-        return Err(Clause::Purpose {
-            granted: opened.purpose.clone(),
-            asked: release.purpose.clone(),
-        });
+        return Err(Clause::Purpose { granted: opened.purpose.clone(), asked: release.purpose.clone() });
     }
     accepted(question)?;
     requested(question)?;
@@ -175,10 +164,7 @@ pub struct Reading<'a> {
 pub fn read(question: &Reading<'_>) -> Result<(), Denial> {
     standing(question.grant, question.opened, question.holder, question.now_ms)
         .and_then(|()| heard_recently(question.opened, question.holder_heard_ms, question.now_ms))
-        .map_err(|clause| Denial {
-            grant: question.grant,
-            clause,
-        })
+        .map_err(|clause| Denial { grant: question.grant, clause })
 }
 
 /// Whether a Status may be believed at all: of this party and generation, by a live device or a named steward,
@@ -195,10 +181,7 @@ pub fn passes(status: &Verified<Status>, log: &PartyLog, state: &State, now_ms: 
 /// Whether every head a Status names is held, and everything below it: a Revoke may hide in a gap.
 pub fn holds_all(status: &Status, log: &PartyLog, state: &State) -> bool {
     let whole = |device: &DeviceId, seq: u64| state.complete.get(device).is_some_and(|until| seq < *until);
-    status
-        .heads
-        .iter()
-        .all(|head| log.holds(&head.id) && whole(&head.device, head.seq))
+    status.heads.iter().all(|head| log.holds(&head.id) && whole(&head.device, head.seq))
 }
 
 /// Whether a Status that passes was also signed by a device of the party itself.
@@ -233,10 +216,7 @@ fn standing(grant: GrantId, opened: &Opened, holder: &State, now_ms: UnixMs) -> 
         return Err(Clause::NotCounting);
     }
     if now_ms < opened.not_before_ms {
-        return Err(Clause::NotYet {
-            not_before_ms: opened.not_before_ms,
-            now_ms,
-        });
+        return Err(Clause::NotYet { not_before_ms: opened.not_before_ms, now_ms });
     }
     if now_ms >= opened.not_after_ms {
         return Err(Clause::Expired);
@@ -256,21 +236,11 @@ fn accepted(question: &Serving<'_>) -> Result<(), Clause> {
         && reader.has_device(&accept.by().device)
         && !reader.disputed;
     let is_the_one_asked_under = question.release.accept == accept.id();
-    if is_the_readers && is_the_one_asked_under {
-        Ok(())
-    } else {
-        Err(Clause::NotAccepted)
-    }
+    if is_the_readers && is_the_one_asked_under { Ok(()) } else { Err(Clause::NotAccepted) }
 }
 
 fn requested(question: &Serving<'_>) -> Result<(), Clause> {
-    let Serving {
-        now_ms,
-        release,
-        peer,
-        this,
-        ..
-    } = *question;
+    let Serving { now_ms, release, peer, this, .. } = *question;
     let (_, reader) = question.reader;
     let is_the_peers = release.by().device == peer && release.is_by(reader.party) && reader.has_device(&peer);
     let age_ms = now_ms.saturating_sub(release.at_ms);

@@ -44,28 +44,19 @@ pub enum EncodingError {
 
 /// Encodes canonically.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, EncodingError> {
-    serde_ipld_dagcbor::to_vec(value).map_err(|error| EncodingError::Unencodable {
-        what: short_name::<T>(),
-        reason: error.to_string(),
-    })
+    serde_ipld_dagcbor::to_vec(value)
+        .map_err(|error| EncodingError::Unencodable { what: short_name::<T>(), reason: error.to_string() })
 }
 
 /// Decodes all or nothing: at most `max` bytes, no leftover, and only the canonical form.
 pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, EncodingError> {
     if bytes.len() > max {
-        return Err(EncodingError::TooLarge {
-            max,
-            got: bytes.len(),
-        });
+        return Err(EncodingError::TooLarge { max, got: bytes.len() });
     }
-    let value: T = serde_ipld_dagcbor::from_slice(bytes).map_err(|error| EncodingError::Malformed {
-        what: short_name::<T>(),
-        reason: error.to_string(),
-    })?;
+    let value: T = serde_ipld_dagcbor::from_slice(bytes)
+        .map_err(|error| EncodingError::Malformed { what: short_name::<T>(), reason: error.to_string() })?;
     if encode(&value)? != bytes {
-        return Err(EncodingError::NotCanonical {
-            what: short_name::<T>(),
-        });
+        return Err(EncodingError::NotCanonical { what: short_name::<T>() });
     }
     Ok(value)
 }

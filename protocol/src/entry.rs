@@ -163,10 +163,7 @@ fn check_devices(devices: &[Device]) -> Result<(), &'static str> {
     if devices.is_empty() || devices.len() > DEVICES_MAX {
         return Err("expected 1 to 64 devices");
     }
-    if devices
-        .iter()
-        .any(|device| device.recipients.is_empty() || device.recipients.len() > 8)
-    {
+    if devices.iter().any(|device| device.recipients.is_empty() || device.recipients.len() > 8) {
         return Err("expected 1 to 8 recipients for each device");
     }
     Ok(())

@@ -120,9 +120,7 @@ impl Scope {
         }
         self.covers_kind(&label.kind)
             && any_or_empty(&self.categories, |category| label.categories.contains(category))
-            && any_or_empty(&self.codes, |code| {
-                label.codes.iter().any(|has| code.matches(has))
-            })
+            && any_or_empty(&self.codes, |code| label.codes.iter().any(|has| code.matches(has)))
             && self.window.is_none_or(|window| window.covers(label))
     }
 
@@ -138,8 +136,7 @@ impl Scope {
 
 /// Whether `kind` is `prefix` or lies below it: `fhir/Observation` is below `fhir`.
 pub fn kind_is_below(kind: &str, prefix: &str) -> bool {
-    kind.strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    kind.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn any_or_empty<T>(list: &[T], matches: impl FnMut(&T) -> bool) -> bool {
@@ -254,11 +251,7 @@ impl Opening {
             // One without the other cannot be compared, so it shows nothing.
             _ => return Err(GrantError::Scope),
         }
-        Ok(OpenGrant {
-            entry,
-            opened: self.opened.clone(),
-            scope: self.scope.clone(),
-        })
+        Ok(OpenGrant { entry, opened: self.opened.clone(), scope: self.scope.clone() })
     }
 }
 
@@ -284,18 +277,14 @@ impl Opened {
     fn check(&self) -> Result<(), GrantError> {
         let life = self.not_after_ms.saturating_sub(self.not_before_ms);
         if life <= 0 || life > GRANT_MS_MAX {
-            return Err(GrantError::Bound(
-                "expected a grant that ends after it begins, within 366 days",
-            ));
+            return Err(GrantError::Bound("expected a grant that ends after it begins, within 366 days"));
         }
         if self.offline_ms < 0 || self.offline_ms > GRANT_MS_MAX {
             return Err(GrantError::Bound("expected an offline limit from 0 to 366 days"));
         }
         let codes = [&self.purpose, &self.basis];
         if codes.iter().any(|code| code.is_empty() || code.len() > 60) {
-            return Err(GrantError::Bound(
-                "expected a purpose and a basis of 1 to 60 bytes",
-            ));
+            return Err(GrantError::Bound("expected a purpose and a basis of 1 to 60 bytes"));
         }
         Ok(())
     }
@@ -304,16 +293,9 @@ impl Opened {
 impl Scope {
     /// Bounds of its lists.
     pub fn check(&self) -> Result<(), GrantError> {
-        let lists = [
-            self.kinds.len(),
-            self.categories.len(),
-            self.codes.len(),
-            self.records.len(),
-        ];
+        let lists = [self.kinds.len(), self.categories.len(), self.codes.len(), self.records.len()];
         if lists.iter().any(|items| *items > LIST_ITEMS_MAX) {
-            return Err(GrantError::Bound(
-                "expected at most 500 items in a list of a scope",
-            ));
+            return Err(GrantError::Bound("expected at most 500 items in a list of a scope"));
         }
         if self.is_empty() {
             return Err(GrantError::Bound("expected a scope that names kinds or records"));

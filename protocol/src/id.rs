@@ -195,22 +195,17 @@ impl FromStr for PartyId {
 /// Lower-case hexadecimal of any bytes.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn unhex(text: &str) -> Result<[u8; 32], IdError> {
     blake3::Hash::from_hex(text)
         .map(|hash| *hash.as_bytes())
-        .map_err(|_| IdError::Hex {
-            expected: 64,
-            got: text.chars().take(80).collect(),
-        })
+        .map_err(|_| IdError::Hex { expected: 64, got: text.chars().take(80).collect() })
 }
 
 #[cfg(test)]

@@ -120,12 +120,7 @@ impl PartyLog {
         let party = PartyId::from(*genesis.id().as_bytes());
         let bytes = BTreeMap::from([(0, genesis.bytes().len())]);
         let entries = BTreeMap::from([(genesis.id().into(), genesis)]);
-        let mut log = Self {
-            party,
-            entries,
-            bytes,
-            traced: BTreeMap::new(),
-        };
+        let mut log = Self { party, entries, bytes, traced: BTreeMap::new() };
         log.retrace();
         Ok(log)
     }
@@ -214,10 +209,7 @@ impl PartyLog {
 
     /// Identity entries alone, in that order.
     pub fn identity_entries(&self) -> Vec<&Verified<Entry>> {
-        self.in_order()
-            .into_iter()
-            .filter(|entry| entry.act.is_identity())
-            .collect()
+        self.in_order().into_iter().filter(|entry| entry.act.is_identity()).collect()
     }
 
     /// What the entries amount to.
@@ -250,11 +242,8 @@ impl PartyLog {
     fn generation(&self) -> (u32, bool) {
         let mut generation = 0;
         loop {
-            let terms: BTreeSet<Digest> = self
-                .recovers_of(generation + 1)
-                .iter()
-                .filter_map(|entry| terms_digest(entry))
-                .collect();
+            let terms: BTreeSet<Digest> =
+                self.recovers_of(generation + 1).iter().filter_map(|entry| terms_digest(entry)).collect();
             match terms.len() {
                 0 => return (generation, false),
                 1 => generation += 1,
@@ -265,19 +254,13 @@ impl PartyLog {
 
     /// Valid beginnings of a generation after the first. All that is in the log was checked when it was added.
     fn recovers_of(&self, generation: u32) -> Vec<&Verified<Entry>> {
-        self.of_generation(generation)
-            .filter(|entry| matches!(entry.act, Act::Recover(_)))
-            .collect()
+        self.of_generation(generation).filter(|entry| matches!(entry.act, Act::Recover(_))).collect()
     }
 
     /// What the beginning of a generation says: its first devices and how it can be recovered. Of two recoveries
     /// that compete, the one with the smaller id; everything is denied then.
     fn beginning(&self, generation: u32) -> Option<Beginning<'_>> {
-        let of_genesis = || match self
-            .entries
-            .get(&EntryId::from(self.party))
-            .map(|entry| &entry.act)
-        {
+        let of_genesis = || match self.entries.get(&EntryId::from(self.party)).map(|entry| &entry.act) {
             Some(Act::Genesis(genesis)) => Some(Beginning {
                 devices: &genesis.devices,
                 next_recovery: &genesis.next_recovery,
@@ -293,24 +276,13 @@ impl PartyLog {
             }),
             _ => None,
         };
-        if generation == 0 {
-            of_genesis()
-        } else {
-            of_recover()
-        }
+        if generation == 0 { of_genesis() } else { of_recover() }
     }
 
     /// Rule 6: signed by as many of the keys committed in the generation before as it asked for.
     fn recovers(&self, entry: &Verified<Entry>, recover: &Recover) -> bool {
-        let RecoverTerms {
-            party,
-            r#gen: generation,
-            devices,
-            ..
-        } = &recover.terms;
-        let before = generation
-            .checked_sub(1)
-            .and_then(|before| self.beginning(before));
+        let RecoverTerms { party, r#gen: generation, devices, .. } = &recover.terms;
+        let before = generation.checked_sub(1).and_then(|before| self.beginning(before));
         let (Some(before), Ok(signed)) = (before, encoding::encode(&recover.terms)) else {
             return false;
         };
@@ -318,9 +290,7 @@ impl PartyLog {
         let fits = *party == self.party
             && *generation == entry.by().r#gen
             && entry.seq == 0
-            && devices
-                .first()
-                .is_some_and(|device| device.device == entry.by().device);
+            && devices.first().is_some_and(|device| device.device == entry.by().device);
         let signers: BTreeSet<&DeviceId> = recover
             .reveals
             .iter()
@@ -335,18 +305,13 @@ impl PartyLog {
     /// Devices whose naming traces by signatures to the beginning of their generation, void or not (rule 3).
     fn retrace(&mut self) {
         let generations: BTreeSet<u32> = self.entries.values().map(|entry| entry.by().r#gen).collect();
-        self.traced = generations
-            .into_iter()
-            .map(|generation| (generation, self.trace(generation)))
-            .collect();
+        self.traced =
+            generations.into_iter().map(|generation| (generation, self.trace(generation))).collect();
     }
 
     fn trace(&self, generation: u32) -> BTreeSet<DeviceId> {
-        let mut traced: BTreeSet<DeviceId> = self
-            .first_devices(generation)
-            .iter()
-            .map(|device| device.device)
-            .collect();
+        let mut traced: BTreeSet<DeviceId> =
+            self.first_devices(generation).iter().map(|device| device.device).collect();
         loop {
             let before = traced.len();
             for entry in self.of_generation(generation) {
@@ -363,37 +328,25 @@ impl PartyLog {
     }
 
     fn is_traced(&self, generation: u32, device: &DeviceId) -> bool {
-        self.traced
-            .get(&generation)
-            .is_some_and(|traced| traced.contains(device))
+        self.traced.get(&generation).is_some_and(|traced| traced.contains(device))
     }
 
     fn is_over_full(&self, generation: u32) -> bool {
-        self.bytes
-            .get(&generation)
-            .is_some_and(|bytes| *bytes > LOG_BYTES_MAX)
+        self.bytes.get(&generation).is_some_and(|bytes| *bytes > LOG_BYTES_MAX)
     }
 
     fn first_devices(&self, generation: u32) -> &[Device] {
-        self.beginning(generation)
-            .map_or(&[], |beginning| beginning.devices)
+        self.beginning(generation).map_or(&[], |beginning| beginning.devices)
     }
 
     fn of_generation(&self, generation: u32) -> impl Iterator<Item = &Verified<Entry>> {
-        self.entries
-            .values()
-            .filter(move |entry| entry.by().r#gen == generation)
+        self.entries.values().filter(move |entry| entry.by().r#gen == generation)
     }
 
     fn chains(&self, generation: u32) -> Chains<'_> {
         let mut chains = Chains::new();
         for entry in self.of_generation(generation) {
-            chains
-                .entry(entry.by().device)
-                .or_default()
-                .entry(entry.seq)
-                .or_default()
-                .push(entry);
+            chains.entry(entry.by().device).or_default().entry(entry.seq).or_default().push(entry);
         }
         chains
     }
@@ -402,15 +355,9 @@ impl PartyLog {
     fn ends(&self, generation: u32, forks: &BTreeMap<DeviceId, u64>) -> BTreeMap<DeviceId, u64> {
         let mut ends = forks.clone();
         for entry in self.of_generation(generation) {
-            if let Act::RemoveDevice {
-                device,
-                last_valid_seq,
-            } = entry.act
-            {
+            if let Act::RemoveDevice { device, last_valid_seq } = entry.act {
                 let end = last_valid_seq.saturating_add(1);
-                ends.entry(device)
-                    .and_modify(|at| *at = end.min(*at))
-                    .or_insert(end);
+                ends.entry(device).and_modify(|at| *at = end.min(*at)).or_insert(end);
             }
         }
         ends
@@ -422,18 +369,13 @@ impl PartyLog {
             let fork = chain.iter().find(|(_, entries)| entries.len() > 1)?;
             Some((*device, *fork.0))
         });
-        let shown = self
-            .of_generation(generation)
-            .filter_map(|entry| match &entry.act {
-                Act::Fork { device, one, other } => self.proven_fork(generation, *device, one, other),
-                _ => None,
-            });
+        let shown = self.of_generation(generation).filter_map(|entry| match &entry.act {
+            Act::Fork { device, one, other } => self.proven_fork(generation, *device, one, other),
+            _ => None,
+        });
         let mut forks: BTreeMap<DeviceId, u64> = BTreeMap::new();
         for (device, seq) in seen.chain(shown) {
-            forks
-                .entry(device)
-                .and_modify(|at| *at = seq.min(*at))
-                .or_insert(seq);
+            forks.entry(device).and_modify(|at| *at = seq.min(*at)).or_insert(seq);
         }
         forks
     }
@@ -470,9 +412,7 @@ impl PartyLog {
                     && named.contains_key(&entry.by().device)
                     && before_end(entry, ends)
                 {
-                    named
-                        .entry(device.device)
-                        .or_insert_with(|| device.recipients.clone());
+                    named.entry(device.device).or_insert_with(|| device.recipients.clone());
                 }
             }
             if named.len() == before {
@@ -511,10 +451,7 @@ impl PartyLog {
     /// Grants count only if their chain to the beginning is complete (rule 1), their device was itself counted,
     /// and they lie before its end (rules 4 and 5).
     fn count_grants(&self, state: &mut State, chains: &Chains<'_>, ends: &BTreeMap<DeviceId, u64>) {
-        for (device, chain) in chains
-            .iter()
-            .filter(|(device, _)| state.devices.contains_key(*device))
-        {
+        for (device, chain) in chains.iter().filter(|(device, _)| state.devices.contains_key(*device)) {
             let complete = state.complete.get(device).copied().unwrap_or_default();
             for entry in chain.range(..complete).flat_map(|(_, entries)| entries) {
                 if let Act::Grant { commitment } = entry.act
@@ -564,11 +501,7 @@ impl PartyLog {
         generation: u32,
     ) -> bool {
         let names = |devices: &[Device]| devices.iter().any(|named| named.device == device);
-        match (
-            &entry.act,
-            prev.and_then(|prev| self.get(&prev))
-                .map(|named_by| &named_by.act),
-        ) {
+        match (&entry.act, prev.and_then(|prev| self.get(&prev)).map(|named_by| &named_by.act)) {
             (Act::Genesis(_), None) => generation == 0,
             (Act::Recover(_), _) => generation > 0,
             (_, Some(Act::Genesis(genesis))) => names(&genesis.devices),
@@ -617,11 +550,7 @@ fn heads(chains: &Chains<'_>) -> Vec<Head> {
             let (seq, entries) = chain.last_key_value()?;
             // Of a fork at the very end the smaller id is named; both are held by whoever holds this one's proof.
             let id = entries.iter().map(|entry| EntryId::from(entry.id())).min()?;
-            Some(Head {
-                device: *device,
-                seq: *seq,
-                id,
-            })
+            Some(Head { device: *device, seq: *seq, id })
         })
         .collect()
 }

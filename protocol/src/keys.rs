@@ -135,10 +135,7 @@ impl SealingKey {
 
     /// The public half.
     pub fn recipient(&self) -> Recipient {
-        Recipient {
-            r#type: "x25519".into(),
-            key: self.to_age().to_public().to_string(),
-        }
+        Recipient { r#type: "x25519".into(), key: self.to_age().to_public().to_string() }
     }
 
     /// A key for something else, bound to `context`: `blake3.derive_key(context, seed)`.
@@ -165,18 +162,12 @@ impl RecoverySeed {
 
     /// The signing key of a Recover.
     pub fn signing_key(&self) -> DeviceKey {
-        DeviceKey::from_seed(&blake3::derive_key(
-            "karte v1 recovery signing key",
-            self.0.as_ref(),
-        ))
+        DeviceKey::from_seed(&blake3::derive_key("karte v1 recovery signing key", self.0.as_ref()))
     }
 
     /// The age identity that opens the library after a recovery.
     pub fn sealing_key(&self) -> SealingKey {
-        SealingKey::from_seed(&blake3::derive_key(
-            "karte v1 recovery sealing key",
-            self.0.as_ref(),
-        ))
+        SealingKey::from_seed(&blake3::derive_key("karte v1 recovery sealing key", self.0.as_ref()))
     }
 
     /// What Genesis publishes: `blake3(recovery public key)`.

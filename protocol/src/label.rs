@@ -87,8 +87,7 @@ pub struct Effective {
 impl Effective {
     /// The beginning as the clock on the wall showed it, in milliseconds.
     pub fn local_start_ms(&self) -> UnixMs {
-        self.start_ms
-            .saturating_add(i64::from(self.offset_min) * MINUTE_MS)
+        self.start_ms.saturating_add(i64::from(self.offset_min) * MINUTE_MS)
     }
 }
 
@@ -177,10 +176,7 @@ pub fn seal_label(
         label: label.bytes().to_vec(),
         identity: identity.iter().cloned().map(serde_bytes::ByteBuf::from).collect(),
     };
-    Ok(seal::seal_under(
-        &encoding::encode(&inside)?,
-        &file_key.label_key(),
-    )?)
+    Ok(seal::seal_under(&encoding::encode(&inside)?, &file_key.label_key())?)
 }
 
 /// Opens a sealed label and checks its signature.
@@ -188,12 +184,5 @@ pub fn open_label(sealed: &[u8], file_key: &FileKey) -> Result<OpenedLabel, Labe
     let bytes = seal::open_under(sealed, &file_key.label_key(), SEALED_LABEL_BYTES_MAX)?;
     let inside: Inside = encoding::decode(&bytes, SEALED_LABEL_BYTES_MAX)?;
     let label = Signed::<Label>::from_bytes(inside.label).verify()?;
-    Ok(OpenedLabel {
-        label,
-        identity: inside
-            .identity
-            .into_iter()
-            .map(|entry| entry.into_vec())
-            .collect(),
-    })
+    Ok(OpenedLabel { label, identity: inside.identity.into_iter().map(|entry| entry.into_vec()).collect() })
 }

@@ -188,10 +188,7 @@ macro_rules! on_the_wire {
             pub fn to_bytes(&self) -> Result<Vec<u8>, EncodingError> {
                 let bytes = encoding::encode(self)?;
                 if bytes.len() > $max {
-                    return Err(EncodingError::TooLarge {
-                        max: $max,
-                        got: bytes.len(),
-                    });
+                    return Err(EncodingError::TooLarge { max: $max, got: bytes.len() });
                 }
                 Ok(bytes)
             }

@@ -73,9 +73,7 @@ impl FileKey {
     pub fn label_key(&self) -> FileKey {
         let derived = Zeroizing::new(blake3::derive_key("karte v1 label key", self.expose_bytes()));
         let mut key = Zeroizing::new([0; FILE_KEY_BYTES]);
-        key.iter_mut()
-            .zip(derived.iter())
-            .for_each(|(to, from)| *to = *from);
+        key.iter_mut().zip(derived.iter()).for_each(|(to, from)| *to = *from);
         Self::from_bytes(&key)
     }
 }
@@ -95,9 +93,7 @@ pub fn seal(mut plaintext: impl Read, payload: impl Write) -> Result<Sealed, Sea
     let mut writer = encryptor.wrap_output(HeaderOff::new(Hashing::new(payload)))?;
     let bytes = copy(&mut plaintext, &mut writer, &mut hash_in)?;
     let hashing = writer.finish()?.inner;
-    let file_key = catcher
-        .file_key()
-        .ok_or_else(|| SealError::Seal("age asked for no recipient".into()))?;
+    let file_key = catcher.file_key().ok_or_else(|| SealError::Seal("age asked for no recipient".into()))?;
     Ok(Sealed {
         record: hashing.hasher.finalize().into(),
         payload_bytes: hashing.bytes,
@@ -145,10 +141,7 @@ pub fn open_checked(
     let mut plaintext = open(payload, file_key)?;
     let got = copy(&mut plaintext, &mut out, &mut hasher)?;
     if got != expected.0 {
-        return Err(SealError::Length {
-            expected: expected.0,
-            got,
-        });
+        return Err(SealError::Length { expected: expected.0, got });
     }
     if crate::id::Digest::from(hasher.finalize()) != expected.1 {
         return Err(SealError::Hash);
@@ -277,11 +270,7 @@ fn header_of_stanzas(file_key: &FileKey, stanzas: &[Stanza]) -> Result<Vec<u8>, 
 
 /// The stanza of a header that never leaves memory: it only tells age's reader to ask [`Opener`].
 fn local_stanza() -> Stanza {
-    Stanza {
-        tag: LOCAL_TAG.into(),
-        args: vec![],
-        body: vec![],
-    }
+    Stanza { tag: LOCAL_TAG.into(), args: vec![], body: vec![] }
 }
 
 const LOCAL_TAG: &str = "karte-local";
@@ -325,11 +314,7 @@ struct HeaderOff<W> {
 
 impl<W> HeaderOff<W> {
     fn new(inner: W) -> Self {
-        Self {
-            inner,
-            header: Vec::new(),
-            passed: false,
-        }
+        Self { inner, header: Vec::new(), passed: false }
     }
 }
 
@@ -366,11 +351,7 @@ struct Hashing<W> {
 
 impl<W> Hashing<W> {
     fn new(inner: W) -> Self {
-        Self {
-            inner,
-            hasher: blake3::Hasher::new(),
-            bytes: 0,
-        }
+        Self { inner, hasher: blake3::Hasher::new(), bytes: 0 }
     }
 }
 
@@ -398,15 +379,9 @@ mod tests {
         let reader = SealingKey::generate(&mut OsChance);
         let other = SealingKey::generate(&mut OsChance);
         let file = seal_to(b"creatinine 62 umol/L", &[reader.recipient()]).expect("seals");
-        assert_eq!(
-            open_with(&file, &[&reader], 100).expect("opens").as_slice(),
-            b"creatinine 62 umol/L"
-        );
+        assert_eq!(open_with(&file, &[&reader], 100).expect("opens").as_slice(), b"creatinine 62 umol/L");
         assert!(open_with(&file, &[&other], 100).is_err());
-        assert!(
-            open_with(&file, &[&reader], 5).is_err(),
-            "the bound on what comes out holds"
-        );
+        assert!(open_with(&file, &[&reader], 5).is_err(), "the bound on what comes out holds");
     }
 
     #[test]
@@ -419,30 +394,17 @@ mod tests {
         assert_eq!(out, b"one");
         let wrong = open_checked(&payload[..], &sealed.file_key, (4, expected.1), io::sink());
         assert!(matches!(wrong, Err(SealError::Length { expected: 4, got: 3 })));
-        let wrong = open_checked(
-            &payload[..],
-            &sealed.file_key,
-            (3, crate::id::digest(b"two")),
-            io::sink(),
-        );
+        let wrong = open_checked(&payload[..], &sealed.file_key, (3, crate::id::digest(b"two")), io::sink());
         assert!(matches!(wrong, Err(SealError::Hash)));
         payload.pop();
-        assert!(
-            open_checked(&payload[..], &sealed.file_key, expected, io::sink()).is_err(),
-            "truncated"
-        );
+        assert!(open_checked(&payload[..], &sealed.file_key, expected, io::sink()).is_err(), "truncated");
     }
 
     #[test]
     fn a_label_key_opens_labels_and_not_payloads() {
         let key = FileKey::from_bytes(&[3; 16]);
         let bytes = seal_under(b"label", &key.label_key()).expect("seals");
-        assert_eq!(
-            open_under(&bytes, &key.label_key(), 100)
-                .expect("opens")
-                .as_slice(),
-            b"label"
-        );
+        assert_eq!(open_under(&bytes, &key.label_key(), 100).expect("opens").as_slice(), b"label");
         assert!(open_under(&bytes, &key, 100).is_err());
     }
 

@@ -100,10 +100,7 @@ pub struct Verified<T> {
 impl<T: Statement> Signed<T> {
     /// Takes foreign bytes; nothing is believed yet.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Self {
-        Self {
-            bytes: bytes.into(),
-            kind: PhantomData,
-        }
+        Self { bytes: bytes.into(), kind: PhantomData }
     }
 
     /// Checks form, kind, version, bounds and signature.
@@ -133,12 +130,7 @@ impl<T: Statement> Signed<T> {
 impl<T: Statement> Verified<T> {
     /// Signs `body`. The result went through the same check as a foreign one.
     pub fn sign(body: T, by: By, key: &DeviceKey) -> Result<Self, SignedError> {
-        let payload = Payload {
-            version: VERSION,
-            kind: T::KIND.to_owned(),
-            by,
-            body,
-        };
+        let payload = Payload { version: VERSION, kind: T::KIND.to_owned(), by, body };
         let payload_bytes = encoding::encode(&payload)?;
         let signature = key.sign(&to_be_signed(&payload_bytes)?).to_vec();
         Signed::<T>::from_bytes(envelope(payload_bytes, signature)?).verify()
@@ -176,18 +168,13 @@ impl<T> std::ops::Deref for Verified<T> {
 
 fn decode_payload<T: Statement>(bytes: &[u8]) -> Result<Payload<T>, SignedError> {
     // Kind and version first, so that a wrong kind is named as such and not as a missing field.
-    let head: Head = serde_ipld_dagcbor::from_slice(bytes).map_err(|error| EncodingError::Malformed {
-        what: T::KIND,
-        reason: error.to_string(),
-    })?;
+    let head: Head = serde_ipld_dagcbor::from_slice(bytes)
+        .map_err(|error| EncodingError::Malformed { what: T::KIND, reason: error.to_string() })?;
     if head.version != VERSION {
         return Err(SignedError::Version(head.version));
     }
     if head.kind != T::KIND {
-        return Err(SignedError::Kind {
-            expected: T::KIND,
-            got: head.kind.chars().take(40).collect(),
-        });
+        return Err(SignedError::Kind { expected: T::KIND, got: head.kind.chars().take(40).collect() });
     }
     let payload: Payload<T> = encoding::decode(bytes, SIGNED_BYTES_MAX)?;
     payload.body.check().map_err(SignedError::Bound)?;
@@ -203,13 +190,7 @@ struct Head {
 fn to_be_signed(payload: &[u8]) -> Result<Vec<u8>, SignedError> {
     // Sig_structure of RFC 9052 section 4.4, with the protected header as we write it.
     let protected = protected()?;
-    Ok(coset::sig_structure_data(
-        coset::SignatureContext::CoseSign1,
-        protected,
-        None,
-        &[],
-        payload,
-    ))
+    Ok(coset::sig_structure_data(coset::SignatureContext::CoseSign1, protected, None, &[], payload))
 }
 
 fn envelope(payload: Vec<u8>, signature: Vec<u8>) -> Result<Vec<u8>, SignedError> {
@@ -219,29 +200,16 @@ fn envelope(payload: Vec<u8>, signature: Vec<u8>) -> Result<Vec<u8>, SignedError
             signature.len()
         )));
     }
-    coset::CoseSign1 {
-        protected: protected()?,
-        payload: Some(payload),
-        signature,
-        ..Default::default()
-    }
-    .to_tagged_vec()
-    .map_err(|error| SignedError::NotCose(error.to_string()))
+    coset::CoseSign1 { protected: protected()?, payload: Some(payload), signature, ..Default::default() }
+        .to_tagged_vec()
+        .map_err(|error| SignedError::NotCose(error.to_string()))
 }
 
 fn protected() -> Result<coset::ProtectedHeader, SignedError> {
-    let header = coset::HeaderBuilder::new()
-        .algorithm(coset::iana::Algorithm::EdDSA)
-        .build();
+    let header = coset::HeaderBuilder::new().algorithm(coset::iana::Algorithm::EdDSA).build();
     // Through its own bytes, so that the encoding is the one that is compared.
-    let bytes = header
-        .clone()
-        .to_vec()
-        .map_err(|error| SignedError::NotCose(error.to_string()))?;
-    Ok(coset::ProtectedHeader {
-        original_data: Some(bytes),
-        header,
-    })
+    let bytes = header.clone().to_vec().map_err(|error| SignedError::NotCose(error.to_string()))?;
+    Ok(coset::ProtectedHeader { original_data: Some(bytes), header })
 }
 
 #[cfg(test)]
@@ -268,11 +236,7 @@ mod tests {
 
     fn note() -> Verified<Note> {
         let key = DeviceKey::generate(&mut OsChance);
-        let by = By {
-            party: None,
-            r#gen: 0,
-            device: key.device(),
-        };
+        let by = By { party: None, r#gen: 0, device: key.device() };
         Verified::sign(Note { text: "hello".into() }, by, &key).expect("signs")
     }
 
@@ -290,10 +254,7 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                Signed::<Note>::from_bytes(flipped).verify().is_err(),
-                "bit {bit} flipped was accepted"
-            );
+            assert!(Signed::<Note>::from_bytes(flipped).verify().is_err(), "bit {bit} flipped was accepted");
         }
         for length in 0..bytes.len() {
             assert!(
@@ -302,21 +263,12 @@ mod tests {
             );
         }
         let longer = [bytes, vec![0]].concat();
-        assert!(
-            Signed::<Note>::from_bytes(longer).verify().is_err(),
-            "a trailing byte was accepted"
-        );
+        assert!(Signed::<Note>::from_bytes(longer).verify().is_err(), "a trailing byte was accepted");
     }
 
     #[test]
     fn a_kind_is_never_taken_for_another() {
         let refused = Signed::<Other>::from_bytes(note().bytes()).verify();
-        assert_eq!(
-            refused,
-            Err(SignedError::Kind {
-                expected: "other",
-                got: "note".into()
-            })
-        );
+        assert_eq!(refused, Err(SignedError::Kind { expected: "other", got: "note".into() }));
     }
 }

@@ -42,16 +42,11 @@ fn unhex(text: &str) -> Vec<u8> {
         let digit = char::from(byte).to_digit(16).expect("hexadecimal");
         u8::try_from(digit).expect("below 16")
     };
-    text.as_bytes()
-        .chunks(2)
-        .map(|pair| digit(pair[0]) * 16 + digit(pair[1]))
-        .collect()
+    text.as_bytes().chunks(2).map(|pair| digit(pair[0]) * 16 + digit(pair[1])).collect()
 }
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    value[name]
-        .as_str()
-        .unwrap_or_else(|| panic!("expected a text {name}"))
+    value[name].as_str().unwrap_or_else(|| panic!("expected a text {name}"))
 }
 
 /// `verify_strict` as `keys.rs` calls it (that function is the crate's own, so here beside it).
@@ -61,27 +56,14 @@ fn wycheproof_ed25519() {
         return;
     };
     let mut counted = 0;
-    for group in json(folder.join("ed25519_test.json"))["testGroups"]
-        .as_array()
-        .expect("groups")
-    {
-        let key: [u8; 32] = unhex(text(&group["publicKey"], "pk"))
-            .try_into()
-            .expect("32 bytes");
+    for group in json(folder.join("ed25519_test.json"))["testGroups"].as_array().expect("groups") {
+        let key: [u8; 32] = unhex(text(&group["publicKey"], "pk")).try_into().expect("32 bytes");
         let key = ed25519_dalek::VerifyingKey::from_bytes(&key);
         for test in group["tests"].as_array().expect("tests") {
             let message = unhex(text(test, "msg"));
-            let good = ed25519_dalek::Signature::from_slice(&unhex(text(test, "sig"))).is_ok_and(|sig| {
-                key.as_ref()
-                    .is_ok_and(|key| key.verify_strict(&message, &sig).is_ok())
-            });
-            assert_eq!(
-                good,
-                text(test, "result") == "valid",
-                "test {}: {}",
-                test["tcId"],
-                test["comment"]
-            );
+            let good = ed25519_dalek::Signature::from_slice(&unhex(text(test, "sig")))
+                .is_ok_and(|sig| key.as_ref().is_ok_and(|key| key.verify_strict(&message, &sig).is_ok()));
+            assert_eq!(good, text(test, "result") == "valid", "test {}: {}", test["tcId"], test["comment"]);
             counted += 1;
         }
     }
@@ -108,11 +90,7 @@ fn cbor_appendix_a() {
         let bytes = unhex(text(test, "hex"));
         let is_taken = takers.iter().any(|takes| takes(&bytes));
         let is_shortest = test["roundtrip"] == true;
-        assert!(
-            is_shortest || !is_taken,
-            "{} is not the canonical form",
-            test["hex"]
-        );
+        assert!(is_shortest || !is_taken, "{} is not the canonical form", test["hex"]);
         let is_float = bytes[0] >> 5 == 7 && (0xf9..=0xfb).contains(&bytes[0]);
         assert!(!(is_float && is_taken), "{} is a float", test["hex"]);
         *(if is_taken { &mut taken } else { &mut refused }) += 1;
@@ -135,11 +113,7 @@ fn cose_examples_are_not_our_form() {
         let bytes = unhex(example["output"]["cbor"].as_str().unwrap_or_default());
         if bytes.first() == Some(&0xd2) {
             let refused = Signed::<Entry>::from_bytes(bytes).verify().expect_err("refused");
-            assert!(
-                matches!(refused, SignedError::NotCose(_)),
-                "{}: {refused}",
-                path.display()
-            );
+            assert!(matches!(refused, SignedError::NotCose(_)), "{}: {refused}", path.display());
             counted += 1;
         }
     }
@@ -155,11 +129,7 @@ fn blake3_test_vectors() {
     for case in cases {
         let length = usize::try_from(case["input_len"].as_u64().expect("a length")).expect("small");
         let input: Vec<u8> = (0..=250u8).cycle().take(length).collect();
-        assert_eq!(
-            digest(&input).to_hex(),
-            text(case, "hash")[..64],
-            "{length} bytes"
-        );
+        assert_eq!(digest(&input).to_hex(), text(case, "hash")[..64], "{length} bytes");
     }
     println!("{} vectors", cases.len());
 }
@@ -172,28 +142,18 @@ fn age_testkit() {
     for file in std::fs::read_dir(folder).expect("lists") {
         let path = file.expect("is listed").path();
         let bytes = std::fs::read(&path).expect("reads");
-        let end = bytes
-            .windows(2)
-            .position(|two| two == b"\n\n")
-            .expect("a blank line");
+        let end = bytes.windows(2).position(|two| two == b"\n\n").expect("a blank line");
         let headers = std::str::from_utf8(&bytes[..end]).expect("text");
         let headers: Vec<(&str, &str)> = headers.lines().filter_map(|line| line.split_once(": ")).collect();
         let all = |name: &str| -> Vec<&str> {
-            headers
-                .iter()
-                .filter(|(header, _)| *header == name)
-                .map(|(_, value)| *value)
-                .collect()
+            headers.iter().filter(|(header, _)| *header == name).map(|(_, value)| *value).collect()
         };
         let has = |name: &str| !all(name).is_empty();
         let not_ours = if has("armored") {
             Some("does not apply: armor, which we never read")
         } else if has("passphrase") {
             Some("does not apply: passphrase, which no signed or sent thing uses")
-        } else if all("identity")
-            .iter()
-            .any(|text| text.starts_with("AGE-SECRET-KEY-PQ-"))
-        {
+        } else if all("identity").iter().any(|text| text.starts_with("AGE-SECRET-KEY-PQ-")) {
             Some("does not apply: post-quantum, a later version")
         } else if has("compressed") {
             Some("not run: the file is packed with zlib, which this crate does not have")
@@ -212,12 +172,7 @@ fn age_testkit() {
         match all("expect")[0] {
             "success" => {
                 let plaintext = opened.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-                assert_eq!(
-                    hex(&sha2::Sha256::digest(&plaintext)),
-                    all("payload")[0],
-                    "{}",
-                    path.display()
-                );
+                assert_eq!(hex(&sha2::Sha256::digest(&plaintext)), all("payload")[0], "{}", path.display());
                 *counts.entry("opened").or_default() += 1;
             }
             _ => {

@@ -56,12 +56,7 @@ impl Scene {
         let grant = id_of(&granting);
         let accept = signed(
             &desk,
-            Accept {
-                grant,
-                reader: reader.party(),
-                n: 1,
-                recipient: desk.sealing.recipient(),
-            },
+            Accept { grant, reader: reader.party(), n: 1, recipient: desk.sealing.recipient() },
         );
         let release = signed(&desk, releasing(grant, accept.id(), phone.key.device()));
         Self {
@@ -242,10 +237,7 @@ fn disputed_when_the_holder_is() {
 #[test]
 fn revoked_once_the_revocation_is_held() {
     let mut scene = Scene::good();
-    let revoke = scene.phone.writes(Act::Revoke {
-        grant: scene.grant,
-        reason: String::new(),
-    });
+    let revoke = scene.phone.writes(Act::Revoke { grant: scene.grant, reason: String::new() });
     scene.holder.add(revoke).expect("adds");
     assert_eq!(scene.serving(), Some(Clause::Revoked));
     assert_eq!(scene.reading(), Some(Clause::Revoked));
@@ -255,10 +247,7 @@ fn revoked_once_the_revocation_is_held() {
 fn not_yet_before_its_beginning_and_from_its_beginning_on() {
     let mut scene = Scene::good();
     scene.opened.not_before_ms = NOW_MS + 1;
-    let not_yet = Some(Clause::NotYet {
-        not_before_ms: NOW_MS + 1,
-        now_ms: NOW_MS,
-    });
+    let not_yet = Some(Clause::NotYet { not_before_ms: NOW_MS + 1, now_ms: NOW_MS });
     assert_eq!(scene.serving(), not_yet);
     assert_eq!(scene.reading(), not_yet);
     scene.opened.not_before_ms = NOW_MS;
@@ -278,10 +267,7 @@ fn expired_from_its_end_on() {
 #[test]
 fn a_condition_that_is_not_known_denies() {
     let mut scene = Scene::good();
-    scene.opened.conditions.push(Condition {
-        name: "witness".into(),
-        value: "two".into(),
-    });
+    scene.opened.conditions.push(Condition { name: "witness".into(), value: "two".into() });
     assert_eq!(scene.serving(), Some(Clause::Condition("witness".into())));
     assert_eq!(scene.reading(), Some(Clause::Condition("witness".into())));
 }
@@ -290,10 +276,7 @@ fn a_condition_that_is_not_known_denies() {
 fn another_purpose_is_denied() {
     let mut scene = Scene::good();
     scene.release_with(|release| release.purpose = "HRESCH".into());
-    let purpose = Clause::Purpose {
-        granted: "TREAT".into(),
-        asked: "HRESCH".into(),
-    };
+    let purpose = Clause::Purpose { granted: "TREAT".into(), asked: "HRESCH".into() };
     assert_eq!(scene.serving(), Some(purpose));
     assert_eq!(scene.reading(), None, "reading asks nobody");
 }
@@ -370,16 +353,9 @@ fn the_request_is_of_now() {
     assert_eq!(at(-CLOCK_SKEW_MS_MAX), (None, true));
     assert_eq!(at(-CLOCK_SKEW_MS_MAX - 1), (Some(Clause::Request), false));
     assert_eq!(at(CLOCK_SKEW_MS_MAX), (None, true));
-    assert_eq!(
-        at(CLOCK_SKEW_MS_MAX + 1),
-        (None, false),
-        "a session that was opened goes on"
-    );
+    assert_eq!(at(CLOCK_SKEW_MS_MAX + 1), (None, false), "a session that was opened goes on");
     assert_eq!(at(SESSION_MS_MAX + CLOCK_SKEW_MS_MAX), (None, false));
-    assert_eq!(
-        at(SESSION_MS_MAX + CLOCK_SKEW_MS_MAX + 1),
-        (Some(Clause::Request), false)
-    );
+    assert_eq!(at(SESSION_MS_MAX + CLOCK_SKEW_MS_MAX + 1), (Some(Clause::Request), false));
 }
 
 #[test]
@@ -395,21 +371,9 @@ fn the_reader_shows_a_live_status_of_the_identity_that_is_held() {
     let denied = Some(Clause::ReaderStatus);
     assert_eq!(changed(|status| status.identity = digest_of("another")), denied);
     assert_eq!(changed(|status| status.of = PartyId::from([1; 32])), denied);
-    assert_eq!(
-        changed(|status| status.issued_ms = NOW_MS - HOUR_MS - 1),
-        denied,
-        "its lease ran out"
-    );
-    assert_eq!(
-        changed(|status| status.issued_ms = NOW_MS + CLOCK_SKEW_MS_MAX + 1),
-        denied,
-        "post-dated"
-    );
-    assert_eq!(
-        changed(|status| status.issued_ms = NOW_MS - HOUR_MS),
-        None,
-        "the lease is inclusive"
-    );
+    assert_eq!(changed(|status| status.issued_ms = NOW_MS - HOUR_MS - 1), denied, "its lease ran out");
+    assert_eq!(changed(|status| status.issued_ms = NOW_MS + CLOCK_SKEW_MS_MAX + 1), denied, "post-dated");
+    assert_eq!(changed(|status| status.issued_ms = NOW_MS - HOUR_MS), None, "the lease is inclusive");
 }
 
 #[test]
@@ -423,23 +387,11 @@ fn the_holders_status_is_live_and_all_its_heads_are_held() {
         scene.serving()
     };
     let denied = Some(Clause::HolderStatus);
-    assert_eq!(
-        changed(|status| status.issued_ms = NOW_MS - HOUR_MS - 1),
-        denied,
-        "its lease ran out"
-    );
-    assert_eq!(
-        changed(|status| status.issued_ms = NOW_MS + CLOCK_SKEW_MS_MAX + 1),
-        denied,
-        "post-dated"
-    );
+    assert_eq!(changed(|status| status.issued_ms = NOW_MS - HOUR_MS - 1), denied, "its lease ran out");
+    assert_eq!(changed(|status| status.issued_ms = NOW_MS + CLOCK_SKEW_MS_MAX + 1), denied, "post-dated");
     assert_eq!(changed(|status| status.of = PartyId::from([1; 32])), denied);
     assert_eq!(changed(|status| status.r#gen = 1), denied);
-    assert_eq!(
-        changed(|status| status.heads[0].id = digest_id("unheld")),
-        denied,
-        "a head is missing"
-    );
+    assert_eq!(changed(|status| status.heads[0].id = digest_id("unheld")), denied, "a head is missing");
 }
 
 fn digest_id(word: &str) -> karte_protocol::id::EntryId {
@@ -480,16 +432,10 @@ fn every_clause_has_its_own_sentence() {
         Clause::NotCounting,
         Clause::Disputed,
         Clause::Revoked,
-        Clause::NotYet {
-            not_before_ms: 1,
-            now_ms: 0,
-        },
+        Clause::NotYet { not_before_ms: 1, now_ms: 0 },
         Clause::Expired,
         Clause::Condition("x".into()),
-        Clause::Purpose {
-            granted: "a".into(),
-            asked: "b".into(),
-        },
+        Clause::Purpose { granted: "a".into(), asked: "b".into() },
         Clause::NotAccepted,
         Clause::Request,
         Clause::ReaderStatus,
@@ -513,10 +459,7 @@ fn a_reader_whom_the_grant_does_not_name_is_denied() {
 #[test]
 fn a_status_does_not_pass_while_entries_below_its_heads_are_missing() {
     let mut scene = Scene::good();
-    let missing = scene.phone.writes(Act::Revoke {
-        grant: scene.grant,
-        reason: String::new(),
-    });
+    let missing = scene.phone.writes(Act::Revoke { grant: scene.grant, reason: String::new() });
     let later = scene.phone.grants("later");
     scene.holder.add(later).expect("adds");
     let status = status_of(&scene.holder, &scene.phone);
@@ -530,10 +473,7 @@ fn label() -> Label {
         subject: PartyId::from([1; 32]),
         kind: "fhir/Observation".into(),
         categories: vec!["laboratory".into()],
-        codes: vec![Code {
-            system: "http://loinc.org".into(),
-            code: "2160-0".into(),
-        }],
+        codes: vec![Code { system: "http://loinc.org".into(), code: "2160-0".into() }],
         // 2016-01-01T00:30 on the wall in Tokyo, while in UTC it is still 2015
         effective: Some(Effective {
             start_ms: 1_451_575_800_000,
@@ -561,10 +501,7 @@ fn covered(scope: &Scope) -> bool {
 }
 
 fn kinds(kinds: &[&str]) -> Scope {
-    Scope {
-        kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(),
-        ..Scope::default()
-    }
+    Scope { kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(), ..Scope::default() }
 }
 
 #[test]
@@ -582,10 +519,7 @@ fn every_list_that_is_not_empty_must_match() {
     let mut scope = kinds(&["fhir"]);
     scope.categories = vec!["laboratory".into(), "vital-signs".into()];
     assert!(covered(&scope));
-    scope.codes = vec![Code {
-        system: String::new(),
-        code: "2160-0".into(),
-    }];
+    scope.codes = vec![Code { system: String::new(), code: "2160-0".into() }];
     assert!(covered(&scope), "an empty system matches any");
     scope.codes[0].system = "http://snomed.info/sct".into();
     assert!(!covered(&scope));
@@ -612,10 +546,7 @@ fn a_record_lies_in_the_window_in_which_it_began() {
     };
     assert!(window(None, None));
     assert!(window(Some(Bound::Instant(start_ms)), None), "from is inclusive");
-    assert!(
-        !window(None, Some(Bound::Instant(start_ms))),
-        "until is exclusive"
-    );
+    assert!(!window(None, Some(Bound::Instant(start_ms))), "until is exclusive");
     // "2016" begins at midnight: on the wall in Tokyo it had begun, as a moment in UTC it had not
     let new_year_ms = 1_451_606_400_000;
     assert!(window(Some(Bound::Local(new_year_ms)), None));
@@ -630,11 +561,5 @@ fn a_record_lies_in_the_window_in_which_it_began() {
 fn a_record_without_a_time_lies_in_no_window() {
     let mut timeless = label();
     timeless.effective = None;
-    assert!(
-        !Window {
-            from: None,
-            until: None
-        }
-        .covers(&timeless)
-    );
+    assert!(!Window { from: None, until: None }.covers(&timeless));
 }

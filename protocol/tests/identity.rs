@@ -30,11 +30,7 @@ struct Authority {
 
 impl Authority {
     fn of(state: &State) -> Self {
-        let nothing = Self {
-            devices: BTreeSet::new(),
-            stewards: BTreeSet::new(),
-            grants: BTreeSet::new(),
-        };
+        let nothing = Self { devices: BTreeSet::new(), stewards: BTreeSet::new(), grants: BTreeSet::new() };
         if state.disputed {
             return nothing;
         }
@@ -45,12 +41,7 @@ impl Authority {
                 .iter()
                 .flat_map(|(party, devices)| devices.iter().map(|device| (*party, *device)))
                 .collect(),
-            grants: state
-                .grants
-                .keys()
-                .filter(|grant| !state.revoked.contains(grant))
-                .copied()
-                .collect(),
+            grants: state.grants.keys().filter(|grant| !state.revoked.contains(grant)).copied().collect(),
         }
     }
 
@@ -96,23 +87,19 @@ fn story(deeds: &[(usize, Deed)]) -> Vec<Verified<Entry>> {
     let others = [laptop.key.device(), tablet.key.device()];
     let mut writers = [phone, laptop, tablet];
     for (step, (writer, deed)) in deeds.iter().enumerate() {
-        let grants: Vec<&Verified<Entry>> = entries
-            .iter()
-            .filter(|entry| matches!(entry.act, Act::Grant { .. }))
-            .collect();
+        let grants: Vec<&Verified<Entry>> =
+            entries.iter().filter(|entry| matches!(entry.act, Act::Grant { .. })).collect();
         let steward = |n: u8| PartyId::from([n; 32]);
         let act = match deed {
             Deed::Grants | Deed::Forks => granting(&format!("grant {step}")),
             Deed::Revokes(which) if grants.is_empty() => granting(&format!("{which}")),
             Deed::Revokes(which) => revoking(grants[which % grants.len()]),
-            Deed::Removes(device, last_valid_seq) => Act::RemoveDevice {
-                device: others[*device],
-                last_valid_seq: *last_valid_seq,
-            },
-            Deed::AddsSteward(n) => Act::AddSteward {
-                party: steward(*n),
-                devices: vec![DeviceId::from([*n; 32])],
-            },
+            Deed::Removes(device, last_valid_seq) => {
+                Act::RemoveDevice { device: others[*device], last_valid_seq: *last_valid_seq }
+            }
+            Deed::AddsSteward(n) => {
+                Act::AddSteward { party: steward(*n), devices: vec![DeviceId::from([*n; 32])] }
+            }
             Deed::RemovesSteward(n) => Act::RemoveSteward { party: steward(*n) },
         };
         if matches!(deed, Deed::Forks) && *writer > 0 {
@@ -124,10 +111,7 @@ fn story(deeds: &[(usize, Deed)]) -> Vec<Verified<Entry>> {
 }
 
 fn is_denial(entry: &Verified<Entry>) -> bool {
-    matches!(
-        entry.act,
-        Act::Revoke { .. } | Act::RemoveDevice { .. } | Act::RemoveSteward { .. }
-    )
+    matches!(entry.act, Act::Revoke { .. } | Act::RemoveDevice { .. } | Act::RemoveSteward { .. })
 }
 
 proptest! {
@@ -260,20 +244,11 @@ fn a_party_begins_only_with_a_genesis_of_one_of_its_devices() {
     let own = of(vec![phone.device()]);
     assert!(PartyLog::start(phone.would_write(own.clone())).is_ok());
     phone.seq = 1;
-    assert_eq!(
-        PartyLog::start(phone.would_write(own.clone())).err(),
-        Some(LogError::NotGenesis)
-    );
+    assert_eq!(PartyLog::start(phone.would_write(own.clone())).err(), Some(LogError::NotGenesis));
     phone.seq = 0;
     phone.party = Some(PartyId::from([1; 32]));
-    assert_eq!(
-        PartyLog::start(phone.would_write(own)).err(),
-        Some(LogError::NotGenesis)
-    );
-    assert_eq!(
-        PartyLog::start(phone.would_write(granting("x"))).err(),
-        Some(LogError::NotGenesis)
-    );
+    assert_eq!(PartyLog::start(phone.would_write(own)).err(), Some(LogError::NotGenesis));
+    assert_eq!(PartyLog::start(phone.would_write(granting("x"))).err(), Some(LogError::NotGenesis));
 }
 
 #[test]
@@ -287,12 +262,7 @@ fn entries_of_other_parties_and_of_devices_nobody_named_are_not_taken() {
     assert_eq!(log.add(unnamed), Err(LogError::Untraced(stranger.key.device())));
     phone.party = Some(PartyId::from([9; 32]));
     let other = phone.grants("elsewhere");
-    assert_eq!(
-        log.add(other),
-        Err(LogError::OtherParty {
-            expected: log.party()
-        })
-    );
+    assert_eq!(log.add(other), Err(LogError::OtherParty { expected: log.party() }));
 }
 
 /// Rule 1: who the devices are needs identity entries alone, whatever lies between them.
@@ -336,17 +306,11 @@ fn a_denial_counts_under_any_traced_device_void_or_gapped_or_early() {
     let revoke = laptop.revokes(&grant);
     let without_grant = log_of([&genesis, &adding, &removing, &revoke]);
     assert!(!without_grant.holds(&missing.id().into()));
-    assert!(
-        without_grant.state().revoked.contains(&id_of(&grant)),
-        "before its grant is known"
-    );
+    assert!(without_grant.state().revoked.contains(&id_of(&grant)), "before its grant is known");
     let with_grant = log_of([&genesis, &adding, &grant, &removing, &revoke]);
     let state = with_grant.state();
     assert!(state.grants.contains_key(&id_of(&grant)));
-    assert!(
-        Authority::of(&state).grants.is_empty(),
-        "void and gapped, and it counts"
-    );
+    assert!(Authority::of(&state).grants.is_empty(), "void and gapped, and it counts");
 }
 
 /// Rule 3: also a removal of a steward counts under a device that was removed.
@@ -355,28 +319,14 @@ fn a_removed_steward_stays_removed() {
     let mut phone = Writer::named("phone");
     let mut laptop = Writer::named("laptop");
     let steward = PartyId::from([5; 32]);
-    let adds = |n: u8| Act::AddSteward {
-        party: steward,
-        devices: vec![DeviceId::from([n; 32])],
-    };
-    let mut entries = vec![
-        phone.begins(&[], 1),
-        phone.adds(&mut laptop),
-        phone.writes(adds(1)),
-    ];
-    assert!(
-        log_of(&entries)
-            .state()
-            .has_steward_device(&DeviceId::from([1; 32]))
-    );
+    let adds = |n: u8| Act::AddSteward { party: steward, devices: vec![DeviceId::from([n; 32])] };
+    let mut entries = vec![phone.begins(&[], 1), phone.adds(&mut laptop), phone.writes(adds(1))];
+    assert!(log_of(&entries).state().has_steward_device(&DeviceId::from([1; 32])));
     entries.push(phone.removes(&laptop, 0));
     entries.push(laptop.writes(Act::RemoveSteward { party: steward }));
     assert!(log_of(&entries).state().stewards.is_empty());
     entries.push(phone.writes(adds(2)));
-    assert!(
-        log_of(&entries).state().stewards.is_empty(),
-        "there is no order, so no second time"
-    );
+    assert!(log_of(&entries).state().stewards.is_empty(), "there is no order, so no second time");
 }
 
 /// Rules 4 and 5 hold for AddDevice and AddSteward as for Grant.
@@ -389,10 +339,9 @@ fn a_void_device_names_nobody() {
     entries.push(laptop.grants("before"));
     entries.push(phone.removes(&laptop, 0));
     entries.push(laptop.adds(&mut thief));
-    entries.push(laptop.writes(Act::AddSteward {
-        party: PartyId::from([5; 32]),
-        devices: vec![thief.key.device()],
-    }));
+    entries.push(
+        laptop.writes(Act::AddSteward { party: PartyId::from([5; 32]), devices: vec![thief.key.device()] }),
+    );
     entries.push(thief.grants("everything to me"));
     let state = log_of(&entries).state();
     assert!(!state.has_device(&thief.key.device()));
@@ -441,10 +390,7 @@ fn a_recovery_opens_a_generation_and_ends_all_older_grants() {
     let new_grant = new_phone.grants("new");
     let state = log_of([&genesis, &grant, &recover, &new_grant]).state();
     assert_eq!(state.generation, 1);
-    assert_eq!(
-        state.devices.keys().collect::<Vec<_>>(),
-        [&new_phone.key.device()]
-    );
+    assert_eq!(state.devices.keys().collect::<Vec<_>>(), [&new_phone.key.device()]);
     assert_eq!(state.grants.keys().collect::<Vec<_>>(), [&id_of(&new_grant)]);
     assert!(!state.disputed);
 }
@@ -485,11 +431,7 @@ fn a_device_that_was_never_counted_gains_nothing_by_forking() {
     let mut phone = Writer::named("phone");
     let mut laptop = Writer::named("laptop");
     let mut thief = Writer::named("thief");
-    let mut entries = vec![
-        phone.begins(&[], 1),
-        phone.adds(&mut laptop),
-        laptop.grants("before"),
-    ];
+    let mut entries = vec![phone.begins(&[], 1), phone.adds(&mut laptop), laptop.grants("before")];
     entries.push(phone.removes(&laptop, 0));
     entries.push(laptop.adds(&mut thief));
     let stolen = thief.grants("everything to me");
@@ -504,11 +446,7 @@ fn removing_a_device_that_was_never_counted_adds_no_authority() {
     let mut phone = Writer::named("phone");
     let mut laptop = Writer::named("laptop");
     let mut thief = Writer::named("thief");
-    let mut entries = vec![
-        phone.begins(&[], 1),
-        phone.adds(&mut laptop),
-        laptop.grants("before"),
-    ];
+    let mut entries = vec![phone.begins(&[], 1), phone.adds(&mut laptop), laptop.grants("before")];
     entries.push(phone.removes(&laptop, 0));
     entries.push(laptop.adds(&mut thief));
     entries.push(thief.grants("everything to me"));
@@ -532,10 +470,7 @@ fn a_recover_without_committed_keys_names_no_devices() {
         .find(|forged| forged.id() < recover.id())
         .expect("one of 64 is smaller");
     let state = log_of([&genesis, &recover, &forged]).state();
-    assert!(
-        !state.has_device(&forged.by().device),
-        "a stranger became a device"
-    );
+    assert!(!state.has_device(&forged.by().device), "a stranger became a device");
     assert!(state.has_device(&new_phone.key.device()), "the owner was put out");
 }
 
@@ -549,14 +484,8 @@ fn a_stranger_changes_nothing_of_a_party() {
     let mut thief = Writer::named("thief");
     let mut forged = recovering(&mut thief, before.party, 0, &[]);
     let after = log_of([&genesis, &forged]).state();
-    assert_eq!(
-        after.identity, before.identity,
-        "every Status of the owner now misses this identity"
-    );
-    assert_eq!(
-        after.heads, before.heads,
-        "every Status made here names a head that nobody else holds"
-    );
+    assert_eq!(after.identity, before.identity, "every Status of the owner now misses this identity");
+    assert_eq!(after.heads, before.heads, "every Status made here names a head that nobody else holds");
     forged = recovering(&mut Writer::named("thief"), before.party, 1, &[]);
     assert_eq!(log_of([&genesis, &forged]).state(), before);
 }
@@ -587,10 +516,7 @@ fn a_second_genesis_replaces_nothing() {
     let mut thiefs_phone = Writer::named("thief's phone");
     let taken = recovering(&mut thiefs_phone, party, 1, &[&thiefs_words]);
     let held = [&entries[0], &entries[1], &second];
-    assert!(
-        !log_of(held).state().has_device(&thief.key.device()),
-        "a stranger became a device"
-    );
+    assert!(!log_of(held).state().has_device(&thief.key.device()), "a stranger became a device");
     let state = log_of(held.into_iter().chain([&taken])).state();
     assert_eq!(state.generation, 0, "the thief's words recovered the party");
     let state = log_of(held.into_iter().chain([&recover])).state();
@@ -602,11 +528,7 @@ fn in_order_is_an_order_that_add_takes() {
     let mut phone = Writer::named("phone");
     let mut laptop = Writer::named("laptop");
     let mut tablet = Writer::named("tablet");
-    let entries = [
-        phone.begins(&[], 1),
-        phone.adds(&mut laptop),
-        laptop.adds(&mut tablet),
-    ];
+    let entries = [phone.begins(&[], 1), phone.adds(&mut laptop), laptop.adds(&mut tablet)];
     let log = log_of(&entries);
     let mut again = PartyLog::start(entries[0].clone()).expect("begins");
     for entry in log.in_order() {
@@ -642,11 +564,7 @@ fn a_full_log_denies_everything() {
     let grant = phone.grants("to a clinic");
     let mut log = log_of([&genesis, &adding, &grant]);
     let large = |laptop: &mut Writer| {
-        laptop.writes(Act::Fork {
-            device: laptop.key.device(),
-            one: vec![0; 32_000],
-            other: vec![0; 32_000],
-        })
+        laptop.writes(Act::Fork { device: laptop.key.device(), one: vec![0; 32_000], other: vec![0; 32_000] })
     };
     // Large entries until none fits, then small ones until none fits: a revocation is no smaller.
     while log.add(large(&mut laptop)).is_ok() {}
@@ -655,10 +573,7 @@ fn a_full_log_denies_everything() {
     let held: usize = log.in_order().iter().map(|entry| entry.bytes().len()).sum();
     assert!(held > LOG_BYTES_MAX - 1_000, "{held} bytes: the log is full");
     let grants = Authority::of(&log.state()).grants;
-    assert!(
-        grants.is_empty(),
-        "the revocation found no room, and the grant lives on"
-    );
+    assert!(grants.is_empty(), "the revocation found no room, and the grant lives on");
 }
 
 #[test]

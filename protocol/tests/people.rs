@@ -59,18 +59,11 @@ impl Writer {
     }
 
     pub(crate) fn device(&self) -> Device {
-        Device {
-            device: self.key.device(),
-            recipients: vec![self.sealing.recipient()],
-        }
+        Device { device: self.key.device(), recipients: vec![self.sealing.recipient()] }
     }
 
     pub(crate) fn by(&self) -> By {
-        By {
-            party: self.party,
-            r#gen: self.generation,
-            device: self.key.device(),
-        }
+        By { party: self.party, r#gen: self.generation, device: self.key.device() }
     }
 
     /// Begins a party that `recovery` may recover.
@@ -103,12 +96,7 @@ impl Writer {
 
     /// An entry in its next place that it does not go on from: the second one there is a fork.
     pub(crate) fn would_write(&self, act: Act) -> Verified<Entry> {
-        let entry = Entry {
-            seq: self.seq,
-            prev: self.prev,
-            at_ms: NOW_MS,
-            act,
-        };
+        let entry = Entry { seq: self.seq, prev: self.prev, at_ms: NOW_MS, act };
         Verified::sign(entry, self.by(), &self.key).expect("signs")
     }
 
@@ -128,24 +116,16 @@ impl Writer {
     }
 
     pub(crate) fn removes(&mut self, other: &Writer, last_valid_seq: u64) -> Verified<Entry> {
-        self.writes(Act::RemoveDevice {
-            device: other.key.device(),
-            last_valid_seq,
-        })
+        self.writes(Act::RemoveDevice { device: other.key.device(), last_valid_seq })
     }
 }
 
 pub(crate) fn granting(word: &str) -> Act {
-    Act::Grant {
-        commitment: digest_of(word),
-    }
+    Act::Grant { commitment: digest_of(word) }
 }
 
 pub(crate) fn revoking(grant: &Verified<Entry>) -> Act {
-    Act::Revoke {
-        grant: id_of(grant),
-        reason: String::new(),
-    }
+    Act::Revoke { grant: id_of(grant), reason: String::new() }
 }
 
 pub(crate) fn digest_of(word: &str) -> Digest {

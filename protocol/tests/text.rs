@@ -22,11 +22,7 @@ fn card_of(log: &PartyLog, signer: &Writer) -> Verified<Card> {
         name: "Aiko Tanaka".into(),
         kind: "patient".into(),
         addresses: vec!["/ip4/192.0.2.1/udp/4001/quic-v1".into()],
-        identity: log
-            .identity_entries()
-            .iter()
-            .map(|entry| ByteBuf::from(entry.bytes()))
-            .collect(),
+        identity: log.identity_entries().iter().map(|entry| ByteBuf::from(entry.bytes())).collect(),
         at_ms: NOW_MS,
     };
     Verified::sign(card, signer.by(), &signer.key).expect("signs")
@@ -55,32 +51,20 @@ fn a_card_that_was_changed_or_is_of_a_stranger_is_refused() {
     let card = card_of(&log, &phone);
     let text = to_text(&card);
     assert!(matches!(from_text(&text[1..]), Err(CardError::NotCard)));
+    assert!(matches!(from_text(&format!("{text}=")), Err(CardError::Damaged(_))), "padding");
     assert!(
-        matches!(from_text(&format!("{text}=")), Err(CardError::Damaged(_))),
-        "padding"
-    );
-    assert!(
-        matches!(
-            from_text(&text.replace("0oRD", "0o+D")),
-            Err(CardError::Damaged(_))
-        ),
+        matches!(from_text(&text.replace("0oRD", "0o+D")), Err(CardError::Damaged(_))),
         "another alphabet"
     );
     let long = format!("karte:{}", "A".repeat(2_900));
     assert!(matches!(from_text(&long), Err(CardError::NotCard)));
     let mut bytes = card.bytes().to_vec();
-    let name = bytes
-        .windows(4)
-        .position(|four| four == b"Aiko")
-        .expect("the name");
+    let name = bytes.windows(4).position(|four| four == b"Aiko").expect("the name");
     bytes[name] = b'B';
     assert!(matches!(introduce(&bytes), Err(CardError::Signed(_))));
     let mut stranger = Writer::named("stranger");
     stranger.party = phone.party;
-    assert!(matches!(
-        introduce(card_of(&log, &stranger).bytes()),
-        Err(CardError::Stranger)
-    ));
+    assert!(matches!(introduce(card_of(&log, &stranger).bytes()), Err(CardError::Stranger)));
 }
 
 #[test]
@@ -98,15 +82,9 @@ fn a_party_id_is_bech32m_of_all_its_bytes() {
     assert_eq!(text.len(), 64);
     assert_eq!(text.to_uppercase().parse(), Ok(party));
     let old = bech32::encode::<bech32::Bech32>(bech32::Hrp::parse("karte").expect("a prefix"), &[7; 32]);
-    assert!(
-        old.expect("encodes").parse::<PartyId>().is_err(),
-        "bech32 is not bech32m"
-    );
+    assert!(old.expect("encodes").parse::<PartyId>().is_err(), "bech32 is not bech32m");
     let other = bech32::encode::<bech32::Bech32m>(bech32::Hrp::parse("carte").expect("a prefix"), &[7; 32]);
-    assert!(
-        other.expect("encodes").parse::<PartyId>().is_err(),
-        "another prefix"
-    );
+    assert!(other.expect("encodes").parse::<PartyId>().is_err(), "another prefix");
 }
 
 #[test]
@@ -115,11 +93,7 @@ fn a_party_has_one_text() {
     let last = fives.pop().expect("52 of them");
     fives.push(bech32::Fe32::try_from(last.to_u8() | 1).expect("five bits"));
     let prefix = bech32::Hrp::parse("karte").expect("a prefix");
-    let text: String = fives
-        .into_iter()
-        .with_checksum::<bech32::Bech32m>(&prefix)
-        .chars()
-        .collect();
+    let text: String = fives.into_iter().with_checksum::<bech32::Bech32m>(&prefix).chars().collect();
     assert_ne!(text, PartyId::from([7; 32]).to_string());
     assert!(text.parse::<PartyId>().is_err(), "{text} is a second name");
 }
@@ -129,11 +103,7 @@ fn a_card_of_three_devices_named_in_a_row_is_taken() {
     let mut phone = Writer::named("phone");
     let mut laptop = Writer::named("laptop");
     let mut tablet = Writer::named("tablet");
-    let entries = [
-        phone.begins(&[], 1),
-        phone.adds(&mut laptop),
-        laptop.adds(&mut tablet),
-    ];
+    let entries = [phone.begins(&[], 1), phone.adds(&mut laptop), laptop.adds(&mut tablet)];
     let log = people::log_of(&entries);
     introduce(card_of(&log, &phone).bytes()).expect("a card of its own making");
 }

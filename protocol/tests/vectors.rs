@@ -41,12 +41,7 @@ use std::path::PathBuf;
 const STILL_TAKEN: &[&str] = &[];
 
 /// Vectors that are not made twice the same: they are written once and then kept.
-const KEPT: &[&str] = &[
-    "sealed_label",
-    "sealed_label_changed",
-    "payload",
-    "payload_truncated",
-];
+const KEPT: &[&str] = &["sealed_label", "sealed_label_changed", "payload", "payload_truncated"];
 
 /// One file: its header lines in order, and its bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,16 +82,11 @@ impl Vector {
     }
 
     fn header(&self, name: &str) -> &str {
-        self.get(name)
-            .unwrap_or_else(|| panic!("expected the header {name}"))
+        self.get(name).unwrap_or_else(|| panic!("expected the header {name}"))
     }
 
     fn to_text(&self) -> String {
-        let headers: String = self
-            .headers
-            .iter()
-            .map(|(name, value)| format!("{name}: {value}\n"))
-            .collect();
+        let headers: String = self.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
         let digits = hex(&self.bytes);
         let lines: Vec<&str> = digits
             .as_bytes()
@@ -113,10 +103,7 @@ impl Vector {
             .map(|line| line.split_once(": ").expect("name: value"))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        Self {
-            headers,
-            bytes: unhex(body),
-        }
+        Self { headers, bytes: unhex(body) }
     }
 }
 
@@ -281,10 +268,7 @@ fn the_folder_holds_what_the_code_writes() {
         "run with KARTE_WRITE_VECTORS=1, and delete what is no longer made"
     );
     for (name, vector) in made {
-        assert!(
-            held.get(&name) == Some(&vector),
-            "{name} is not what the code writes"
-        );
+        assert!(held.get(&name) == Some(&vector), "{name} is not what the code writes");
     }
 }
 
@@ -351,10 +335,7 @@ impl Cast {
         let scope = Scope {
             kinds: vec!["fhir".into(), "daily/steps".into()],
             categories: vec!["laboratory".into()],
-            codes: vec![Code {
-                system: "http://loinc.org".into(),
-                code: "2160-0".into(),
-            }],
+            codes: vec![Code { system: "http://loinc.org".into(), code: "2160-0".into() }],
             window: Some(Window {
                 from: Some(Bound::Local(1_735_689_600_000)),
                 until: Some(Bound::Instant(NOW_MS)),
@@ -373,17 +354,10 @@ impl Cast {
             onward: Onward::No,
             conditions: vec![],
         };
-        let granting = phone.writes(Act::Grant {
-            commitment: commitment(&salt("grant"), &opened).expect("encodes"),
-        });
-        let revoking = phone.writes(Act::Revoke {
-            grant: id_of(&granting),
-            reason: "moved away".into(),
-        });
-        let stewarding = phone.writes(Act::AddSteward {
-            party: clinic,
-            devices: vec![desk.key.device()],
-        });
+        let granting =
+            phone.writes(Act::Grant { commitment: commitment(&salt("grant"), &opened).expect("encodes") });
+        let revoking = phone.writes(Act::Revoke { grant: id_of(&granting), reason: "moved away".into() });
+        let stewarding = phone.writes(Act::AddSteward { party: clinic, devices: vec![desk.key.device()] });
         let unstewarding = phone.writes(Act::RemoveSteward { party: clinic });
         let one = laptop.would_write(people::granting("one branch"));
         let other = laptop.grants("the other branch");
@@ -396,27 +370,15 @@ impl Cast {
         let recovering = recovering(aiko, &words);
         Self {
             entries: vec![
-                (
-                    "entry_genesis",
-                    "a party begins; by has no party, the body no prev",
-                    genesis,
-                ),
+                ("entry_genesis", "a party begins; by has no party, the body no prev", genesis),
                 ("entry_add_device", "a second device", adding),
-                (
-                    "entry_grant",
-                    "a commitment; opening_whole opens it",
-                    granting.clone(),
-                ),
+                ("entry_grant", "a commitment; opening_whole opens it", granting.clone()),
                 ("entry_revoke", "its end", revoking),
                 ("entry_add_steward", "a steward with one device", stewarding),
                 ("entry_remove_steward", "its end", unstewarding),
                 ("entry_fork", "the two entries of one seq", proving),
                 ("entry_remove_device", "the device that forked ends", removing),
-                (
-                    "entry_recover",
-                    "generation 1, signed by the committed key",
-                    recovering,
-                ),
+                ("entry_recover", "generation 1, signed by the committed key", recovering),
             ],
             phone,
             desk,
@@ -448,11 +410,7 @@ impl Cast {
         Status {
             of: self.aiko,
             r#gen: 0,
-            heads: vec![Head {
-                device: self.phone.key.device(),
-                seq: 2,
-                id: self.granting.id().into(),
-            }],
+            heads: vec![Head { device: self.phone.key.device(), seq: 2, id: self.granting.id().into() }],
             identity: digest_of("identity"),
             issued_ms: NOW_MS,
             lease_ms: HOUR_MS,
@@ -497,10 +455,7 @@ impl Cast {
 
     fn segment(&self) -> Segment {
         Segment {
-            shelf: Shelf::Granted {
-                grant: id_of(&self.granting),
-                accept: object("accept"),
-            },
+            shelf: Shelf::Granted { grant: id_of(&self.granting), accept: object("accept") },
             seq: 1,
             prev: Some(object("segment before")),
             records: vec![record("one"), record("two")],
@@ -527,15 +482,8 @@ impl Cast {
             subject: self.aiko,
             kind: "fhir/Observation".into(),
             categories: vec!["laboratory".into()],
-            codes: vec![Code {
-                system: "http://loinc.org".into(),
-                code: "2160-0".into(),
-            }],
-            effective: Some(Effective {
-                start_ms: NOW_MS,
-                end_ms: NOW_MS,
-                offset_min: -300,
-            }),
+            codes: vec![Code { system: "http://loinc.org".into(), code: "2160-0".into() }],
+            effective: Some(Effective { start_ms: NOW_MS, end_ms: NOW_MS, offset_min: -300 }),
             title: "Creatinine 0.9 mg/dL (クレアチニン)".into(),
             media_type: "application/fhir+json".into(),
             bytes: 20,
@@ -595,12 +543,7 @@ impl Cast {
     }
 
     fn entry(&self, act: Act) -> Entry {
-        Entry {
-            seq: 1,
-            prev: Some(self.genesis().id().into()),
-            at_ms: NOW_MS,
-            act,
-        }
+        Entry { seq: 1, prev: Some(self.genesis().id().into()), at_ms: NOW_MS, act }
     }
 
     /// Signed by Aiko's phone, without the checks that refuse it: for what must be refused.
@@ -632,57 +575,17 @@ fn recovering(party: PartyId, words: &karte_protocol::keys::RecoverySeed) -> Ver
 /// One vector of every kind that is signed.
 fn objects(cast: &Cast, vectors: &mut Vectors) {
     for (name, comment, entry) in &cast.entries {
-        put(
-            vectors,
-            name,
-            Vector::accept("entry", Some(entry.id().to_hex()), comment, entry.bytes()),
-        );
+        put(vectors, name, Vector::accept("entry", Some(entry.id().to_hex()), comment, entry.bytes()));
     }
-    accepted(
-        vectors,
-        "status",
-        "a lease of an hour",
-        &cast.phone,
-        cast.status(),
-    );
-    accepted(
-        vectors,
-        "accept",
-        "by the reader's device",
-        &cast.desk,
-        cast.accept(),
-    );
-    accepted(
-        vectors,
-        "release",
-        "by the reader's device",
-        &cast.desk,
-        cast.release(),
-    );
-    accepted(
-        vectors,
-        "receipt",
-        "the second of its chain",
-        &cast.desk,
-        cast.receipt(),
-    );
+    accepted(vectors, "status", "a lease of an hour", &cast.phone, cast.status());
+    accepted(vectors, "accept", "by the reader's device", &cast.desk, cast.accept());
+    accepted(vectors, "release", "by the reader's device", &cast.desk, cast.release());
+    accepted(vectors, "receipt", "the second of its chain", &cast.desk, cast.receipt());
     let mut first = cast.receipt();
     (first.seq, first.prev, first.what) = (0, None, Deed::Stopped);
     first.records.clear();
-    accepted(
-        vectors,
-        "receipt_first",
-        "without records, without prev",
-        &cast.desk,
-        first,
-    );
-    accepted(
-        vectors,
-        "segment",
-        "of a granted shelf",
-        &cast.phone,
-        cast.segment(),
-    );
+    accepted(vectors, "receipt_first", "without records, without prev", &cast.desk, first);
+    accepted(vectors, "segment", "of a granted shelf", &cast.phone, cast.segment());
     let own = Segment {
         shelf: Shelf::Own { library: 1 },
         seq: 0,
@@ -691,41 +594,11 @@ fn objects(cast: &Cast, vectors: &mut Vectors) {
         withdrawn: vec![],
         keys_hash: digest_of("keys"),
     };
-    accepted(
-        vectors,
-        "segment_own",
-        "the first of the own shelf",
-        &cast.phone,
-        own,
-    );
-    accepted(
-        vectors,
-        "shelf_head",
-        "one chain of two segments",
-        &cast.phone,
-        cast.shelf_head(),
-    );
-    accepted(
-        vectors,
-        "label",
-        "every field is there",
-        &cast.phone,
-        cast.label(),
-    );
-    accepted(
-        vectors,
-        "label_short",
-        "every field that may be absent is",
-        &cast.phone,
-        cast.short_label(),
-    );
-    accepted(
-        vectors,
-        "card",
-        "with a Genesis and one address",
-        &cast.phone,
-        cast.card(),
-    );
+    accepted(vectors, "segment_own", "the first of the own shelf", &cast.phone, own);
+    accepted(vectors, "shelf_head", "one chain of two segments", &cast.phone, cast.shelf_head());
+    accepted(vectors, "label", "every field is there", &cast.phone, cast.label());
+    accepted(vectors, "label_short", "every field that may be absent is", &cast.phone, cast.short_label());
+    accepted(vectors, "card", "with a Genesis and one address", &cast.phone, cast.card());
     accepted(
         vectors,
         "library",
@@ -737,11 +610,7 @@ fn objects(cast: &Cast, vectors: &mut Vectors) {
 
 fn accepted<T: Statement>(vectors: &mut Vectors, name: &str, comment: &str, signer: &Writer, body: T) {
     let signed = Verified::sign(body, signer.by(), &signer.key).expect("signs");
-    put(
-        vectors,
-        name,
-        Vector::accept(T::KIND, Some(signed.id().to_hex()), comment, signed.bytes()),
-    );
+    put(vectors, name, Vector::accept(T::KIND, Some(signed.id().to_hex()), comment, signed.bytes()));
 }
 
 fn openings(cast: &Cast, vectors: &mut Vectors) {
@@ -752,61 +621,29 @@ fn openings(cast: &Cast, vectors: &mut Vectors) {
         change(&mut opening);
         bytes(&opening)
     };
-    let whole = Vector::accept(
-        "opening",
-        Some(grant.clone()),
-        "as the reader gets it",
-        bytes(&cast.opening()),
-    );
+    let whole =
+        Vector::accept("opening", Some(grant.clone()), "as the reader gets it", bytes(&cast.opening()));
     put(vectors, "opening_whole", whole);
     let stewards = changed(&|opening| (opening.scope, opening.scope_salt) = (None, None));
-    let stewards = Vector::accept(
-        "opening",
-        Some(grant),
-        "as a steward gets it: without scope and its salt",
-        stewards,
-    );
+    let stewards =
+        Vector::accept("opening", Some(grant), "as a steward gets it: without scope and its salt", stewards);
     put(vectors, "opening_of_a_steward", stewards);
 
     let mut refuse = |name: &str, layer: &str, comment: &str, change: &dyn Fn(&mut Opening)| {
-        put(
-            vectors,
-            name,
-            Vector::refuse("opening", layer, comment, changed(change)),
-        );
+        put(vectors, name, Vector::refuse("opening", layer, comment, changed(change)));
     };
-    refuse(
-        "opening_another_salt",
-        "commitment",
-        "the salt is not the one signed",
-        &|opening| {
-            opening.salt = salt("another");
-        },
-    );
-    refuse(
-        "opening_another_purpose",
-        "commitment",
-        "the grant is not the one signed",
-        &|opening| {
-            opening.opened.purpose = "HRESCH".into();
-        },
-    );
-    refuse(
-        "opening_another_reader",
-        "commitment",
-        "the reader is not the one signed",
-        &|opening| {
-            opening.opened.reader = Reader::Party(cast.aiko);
-        },
-    );
-    refuse(
-        "opening_another_scope",
-        "commitment",
-        "the scope is wider than the one signed",
-        &|opening| {
-            opening.scope.as_mut().expect("a scope").codes.clear();
-        },
-    );
+    refuse("opening_another_salt", "commitment", "the salt is not the one signed", &|opening| {
+        opening.salt = salt("another");
+    });
+    refuse("opening_another_purpose", "commitment", "the grant is not the one signed", &|opening| {
+        opening.opened.purpose = "HRESCH".into();
+    });
+    refuse("opening_another_reader", "commitment", "the reader is not the one signed", &|opening| {
+        opening.opened.reader = Reader::Party(cast.aiko);
+    });
+    refuse("opening_another_scope", "commitment", "the scope is wider than the one signed", &|opening| {
+        opening.scope.as_mut().expect("a scope").codes.clear();
+    });
     refuse(
         "opening_another_scope_salt",
         "commitment",
@@ -824,33 +661,19 @@ fn openings(cast: &Cast, vectors: &mut Vectors) {
             opening.scope.as_mut().expect("a scope").codes.clear();
         },
     );
-    refuse(
-        "opening_of_no_grant",
-        "kind",
-        "the entry is a Genesis",
-        &|opening| {
-            opening.entry = cast.genesis().bytes().to_vec();
-        },
-    );
-    refuse(
-        "opening_entry_signature_flipped",
-        "signature",
-        "the entry is not signed",
-        &|opening| {
-            *opening.entry.last_mut().expect("bytes") ^= 1;
-        },
-    );
+    refuse("opening_of_no_grant", "kind", "the entry is a Genesis", &|opening| {
+        opening.entry = cast.genesis().bytes().to_vec();
+    });
+    refuse("opening_entry_signature_flipped", "signature", "the entry is not signed", &|opening| {
+        *opening.entry.last_mut().expect("bytes") ^= 1;
+    });
 
     let mut bound = |name: &str, comment: &str, change: &dyn Fn(&mut Opened, &mut Scope)| {
         let (mut opened, mut scope) = (cast.opened.clone(), cast.scope.clone());
         change(&mut opened, &mut scope);
         opened.scope_hash = scope_hash(&cast.scope_salt, &scope).expect("encodes");
         let commitment = commitment(&cast.salt, &opened).expect("encodes");
-        let entry = Verified::sign(
-            cast.entry(Act::Grant { commitment }),
-            cast.phone.by(),
-            &cast.phone.key,
-        );
+        let entry = Verified::sign(cast.entry(Act::Grant { commitment }), cast.phone.by(), &cast.phone.key);
         let opening = Opening {
             entry: entry.expect("signs").bytes().to_vec(),
             salt: cast.salt,
@@ -858,42 +681,20 @@ fn openings(cast: &Cast, vectors: &mut Vectors) {
             scope_salt: Some(cast.scope_salt),
             scope: Some(scope),
         };
-        put(
-            vectors,
-            name,
-            Vector::refuse("opening", "bounds", comment, bytes(&opening)),
-        );
+        put(vectors, name, Vector::refuse("opening", "bounds", comment, bytes(&opening)));
     };
-    bound(
-        "opening_over_366_days",
-        "one millisecond over 366 days",
-        &|opened, _| {
-            opened.not_after_ms = opened.not_before_ms + 366 * DAY_MS + 1;
-        },
-    );
-    bound(
-        "opening_ends_before_it_begins",
-        "it ends when it begins",
-        &|opened, _| {
-            opened.not_after_ms = opened.not_before_ms;
-        },
-    );
-    bound(
-        "opening_offline_negative",
-        "the offline limit is -1",
-        &|opened, _| opened.offline_ms = -1,
-    );
-    bound("opening_purpose_empty", "no purpose", &|opened, _| {
-        opened.purpose.clear()
+    bound("opening_over_366_days", "one millisecond over 366 days", &|opened, _| {
+        opened.not_after_ms = opened.not_before_ms + 366 * DAY_MS + 1;
     });
-    bound("opening_basis_too_long", "a basis of 61 bytes", &|opened, _| {
-        opened.basis = "x".repeat(61)
+    bound("opening_ends_before_it_begins", "it ends when it begins", &|opened, _| {
+        opened.not_after_ms = opened.not_before_ms;
     });
-    bound(
-        "opening_scope_empty",
-        "a scope that names neither kinds nor records",
-        &|_, scope| scope.kinds.clear(),
-    );
+    bound("opening_offline_negative", "the offline limit is -1", &|opened, _| opened.offline_ms = -1);
+    bound("opening_purpose_empty", "no purpose", &|opened, _| opened.purpose.clear());
+    bound("opening_basis_too_long", "a basis of 61 bytes", &|opened, _| opened.basis = "x".repeat(61));
+    bound("opening_scope_empty", "a scope that names neither kinds nor records", &|_, scope| {
+        scope.kinds.clear()
+    });
     bound("opening_scope_list_too_long", "501 categories", &|_, scope| {
         scope.categories = vec!["x".into(); 501];
     });
@@ -901,11 +702,7 @@ fn openings(cast: &Cast, vectors: &mut Vectors) {
     let mut refuse_tree = |name: &str, comment: &str, path: &[&str], value: Cbor| {
         let mut tree = tree(&cast.opening());
         *tree.at(path) = value;
-        put(
-            vectors,
-            name,
-            Vector::refuse("opening", "canonical", comment, tree.bytes()),
-        );
+        put(vectors, name, Vector::refuse("opening", "canonical", comment, tree.bytes()));
     };
     refuse_tree(
         "opening_reader_of_unknown_type",
@@ -924,61 +721,20 @@ fn openings(cast: &Cast, vectors: &mut Vectors) {
 /// One vector of every message.
 fn messages(cast: &Cast, vectors: &mut Vectors) {
     let bytes = |word: &str| ByteBuf::from(word.as_bytes());
-    let hello = || Hello {
-        card: bytes("a signed Card"),
-        status: bytes("a signed Status"),
-    };
+    let hello = || Hello { card: bytes("a signed Card"), status: bytes("a signed Status") };
     let (of, grant) = (cast.aiko, id_of(&cast.granting));
     let have = cast.status().heads;
     let requests = [
         ("hello", Request::Hello(hello())),
-        (
-            "entries",
-            Request::Entries {
-                of,
-                entries: vec![bytes("a signed Entry")],
-            },
-        ),
+        ("entries", Request::Entries { of, entries: vec![bytes("a signed Entry")] }),
         ("log", Request::Log { of, have }),
-        (
-            "status",
-            Request::Status {
-                status: bytes("a signed Status"),
-            },
-        ),
-        (
-            "offer",
-            Request::Offer {
-                grant,
-                opening: bytes("an age file"),
-            },
-        ),
-        (
-            "accept",
-            Request::Accept {
-                accept: bytes("a signed Accept"),
-            },
-        ),
-        (
-            "release",
-            Request::Release {
-                release: bytes("a signed Release"),
-            },
-        ),
+        ("status", Request::Status { status: bytes("a signed Status") }),
+        ("offer", Request::Offer { grant, opening: bytes("an age file") }),
+        ("accept", Request::Accept { accept: bytes("a signed Accept") }),
+        ("release", Request::Release { release: bytes("a signed Release") }),
         ("segments", Request::Segments { grant, from: 2 }),
-        (
-            "news",
-            Request::News {
-                grant,
-                head: bytes("a signed ShelfHead"),
-            },
-        ),
-        (
-            "receipts",
-            Request::Receipts {
-                receipts: vec![bytes("a signed Receipt")],
-            },
-        ),
+        ("news", Request::News { grant, head: bytes("a signed ShelfHead") }),
+        ("receipts", Request::Receipts { receipts: vec![bytes("a signed Receipt")] }),
     ];
     for (name, request) in requests {
         let bytes = request.to_bytes().expect("encodes");
@@ -988,26 +744,14 @@ fn messages(cast: &Cast, vectors: &mut Vectors) {
             Vector::accept("request", None, "signed bytes are placeholders", bytes),
         );
     }
-    let segments = vec![SegmentAndKeys {
-        segment: bytes("a signed Segment"),
-        keys: bytes("an age file"),
-    }];
+    let segments = vec![SegmentAndKeys { segment: bytes("a signed Segment"), keys: bytes("an age file") }];
     let responses = [
         ("hello", Response::Hello(hello())),
         ("done", Response::Done),
-        (
-            "entries",
-            Response::Entries {
-                entries: vec![bytes("a signed Entry")],
-                more: true,
-            },
-        ),
+        ("entries", Response::Entries { entries: vec![bytes("a signed Entry")], more: true }),
         (
             "session",
-            Response::Session {
-                status: bytes("a signed Status"),
-                head: bytes("a signed ShelfHead"),
-            },
+            Response::Session { status: bytes("a signed Status"), head: bytes("a signed ShelfHead") },
         ),
         ("segments", Response::Segments { segments }),
         ("denied", Response::Denied),
@@ -1023,40 +767,17 @@ fn messages(cast: &Cast, vectors: &mut Vectors) {
     let fetch = Fetch {
         grant,
         accept: object("accept"),
-        wants: vec![Want {
-            record: record("one"),
-            from: 1 << 20,
-            label: true,
-        }],
+        wants: vec![Want { record: record("one"), from: 1 << 20, label: true }],
     };
     let fetch = fetch.to_bytes().expect("encodes");
-    put(
-        vectors,
-        "fetch",
-        Vector::accept("fetch", None, "one record from its second MiB on", fetch),
-    );
+    put(vectors, "fetch", Vector::accept("fetch", None, "one record from its second MiB on", fetch));
     let frames = [
-        (
-            "label",
-            Frame::Label {
-                record: record("one"),
-                label: bytes("a sealed label"),
-            },
-        ),
+        ("label", Frame::Label { record: record("one"), label: bytes("a sealed label") }),
         (
             "slice",
-            Frame::Slice {
-                record: record("one"),
-                offset: 1 << 20,
-                slice: bytes("tree nodes and bytes"),
-            },
+            Frame::Slice { record: record("one"), offset: 1 << 20, slice: bytes("tree nodes and bytes") },
         ),
-        (
-            "missing",
-            Frame::Missing {
-                record: record("one"),
-            },
-        ),
+        ("missing", Frame::Missing { record: record("one") }),
         ("end", Frame::End),
         ("denied", Frame::Denied),
     ];
@@ -1071,11 +792,7 @@ fn messages(cast: &Cast, vectors: &mut Vectors) {
     let refuse =
         |kind: &str, layer: &str, comment: &str, bytes: Vec<u8>| Vector::refuse(kind, layer, comment, bytes);
     let unknown = Cbor::map([("gossip", Cbor::map([]))]).bytes();
-    put(
-        vectors,
-        "request_unknown",
-        refuse("request", "canonical", "a request of a later version", unknown),
-    );
+    put(vectors, "request_unknown", refuse("request", "canonical", "a request of a later version", unknown));
     let denied = [Response::Denied.to_bytes().expect("encodes"), vec![0]].concat();
     put(
         vectors,
@@ -1088,14 +805,9 @@ fn messages(cast: &Cast, vectors: &mut Vectors) {
         "response_denied_as_map",
         refuse("response", "canonical", "denied is a text, not a map", both),
     );
-    let large = Request::Status {
-        status: ByteBuf::from(vec![0; 1024 * 1024]),
-    };
+    let large = Request::Status { status: ByteBuf::from(vec![0; 1024 * 1024]) };
     let error = large.to_bytes().expect_err("a megabyte and a little");
-    assert!(
-        matches!(error, EncodingError::TooLarge { .. }),
-        "one does not write what others refuse"
-    );
+    assert!(matches!(error, EncodingError::TooLarge { .. }), "one does not write what others refuse");
 }
 
 /// What is wrong around the payload.
@@ -1114,40 +826,16 @@ fn envelopes(cast: &Cast, vectors: &mut Vectors) {
         good,
         "the envelope is what the specification says"
     );
-    assert_eq!(
-        cose(&cast.phone, &payload),
-        good,
-        "and so are the bytes that are signed"
-    );
+    assert_eq!(cose(&cast.phone, &payload), good, "and so are the bytes that are signed");
 
     let mut refuse = |name: &str, layer: &str, comment: &str, bytes: Vec<u8>| {
         put(vectors, name, Vector::refuse("entry", layer, comment, bytes));
     };
     let first = |byte: u8| [&[byte], &good[1..]].concat();
-    refuse(
-        "cose_wrong_tag",
-        "cose",
-        "tag 17 (COSE_Mac0) in place of 18",
-        first(0xd1),
-    );
-    refuse(
-        "cose_no_tag",
-        "cose",
-        "an untagged COSE_Sign1",
-        good[1..].to_vec(),
-    );
-    refuse(
-        "cose_tag_not_shortest",
-        "cose",
-        "tag 18 in two bytes",
-        [&[0xd8, 0x12], &good[1..]].concat(),
-    );
-    refuse(
-        "cose_three_parts",
-        "cose",
-        "no signature",
-        [&[0xd2, 0x83], &good[2..good.len() - 66]].concat(),
-    );
+    refuse("cose_wrong_tag", "cose", "tag 17 (COSE_Mac0) in place of 18", first(0xd1));
+    refuse("cose_no_tag", "cose", "an untagged COSE_Sign1", good[1..].to_vec());
+    refuse("cose_tag_not_shortest", "cose", "tag 18 in two bytes", [&[0xd8, 0x12], &good[1..]].concat());
+    refuse("cose_three_parts", "cose", "no signature", [&[0xd2, 0x83], &good[2..good.len() - 66]].concat());
     let kid = [0xa1, 0x04, 0x41, 0x31];
     refuse(
         "cose_unprotected_header",
@@ -1156,12 +844,7 @@ fn envelopes(cast: &Cast, vectors: &mut Vectors) {
         parts(&protected, &kid, &body, &signed),
     );
     let es256 = [0x43, 0xa1, 0x01, 0x26];
-    refuse(
-        "cose_other_algorithm",
-        "cose",
-        "alg is -7",
-        parts(&es256, &empty, &body, &signed),
-    );
+    refuse("cose_other_algorithm", "cose", "alg is -7", parts(&es256, &empty, &body, &signed));
     let two = [0x46, 0xa2, 0x01, 0x27, 0x04, 0x41, 0x31];
     refuse(
         "cose_two_protected_headers",
@@ -1169,12 +852,7 @@ fn envelopes(cast: &Cast, vectors: &mut Vectors) {
         "a key id inside the signature",
         parts(&two, &empty, &body, &signed),
     );
-    refuse(
-        "cose_empty_protected_header",
-        "cose",
-        "no alg",
-        parts(&[0x40], &empty, &body, &signed),
-    );
+    refuse("cose_empty_protected_header", "cose", "no alg", parts(&[0x40], &empty, &body, &signed));
     let indefinite = [&[0x5f][..], &body, &[0xff]].concat();
     refuse(
         "cose_payload_indefinite_length",
@@ -1197,42 +875,16 @@ fn envelopes(cast: &Cast, vectors: &mut Vectors) {
         parts(&protected, &empty, &[0xf6], &signed),
     );
     let short = Cbor::Bytes(signature[..63].to_vec()).bytes();
-    refuse(
-        "cose_signature_short",
-        "cose",
-        "63 bytes",
-        parts(&protected, &empty, &body, &short),
-    );
-    refuse(
-        "cose_trailing_byte",
-        "cose",
-        "a byte after the object",
-        [&good[..], &[0]].concat(),
-    );
-    refuse(
-        "cose_truncated",
-        "cose",
-        "the last byte is missing",
-        good[..good.len() - 1].to_vec(),
-    );
+    refuse("cose_signature_short", "cose", "63 bytes", parts(&protected, &empty, &body, &short));
+    refuse("cose_trailing_byte", "cose", "a byte after the object", [&good[..], &[0]].concat());
+    refuse("cose_truncated", "cose", "the last byte is missing", good[..good.len() - 1].to_vec());
     refuse("cose_empty", "cose", "no byte at all", vec![]);
 
-    let resigned = |signature: &[u8]| {
-        parts(
-            &protected,
-            &empty,
-            &body,
-            &Cbor::Bytes(signature.to_vec()).bytes(),
-        )
-    };
+    let resigned =
+        |signature: &[u8]| parts(&protected, &empty, &body, &Cbor::Bytes(signature.to_vec()).bytes());
     let mut flipped = signature.clone();
     flipped[0] ^= 1;
-    refuse(
-        "signature_bit_flipped",
-        "signature",
-        "one bit of R",
-        resigned(&flipped),
-    );
+    refuse("signature_bit_flipped", "signature", "one bit of R", resigned(&flipped));
     let high = [&signature[..32], &plus_order(&signature[32..])].concat();
     refuse(
         "signature_s_not_reduced",
@@ -1249,23 +901,13 @@ fn envelopes(cast: &Cast, vectors: &mut Vectors) {
     );
     let sig_of_payload = ed25519_dalek::SigningKey::from_bytes(&cast.phone.key.expose_seed()).sign(&payload);
     let bare = resigned(&sig_of_payload.to_bytes());
-    refuse(
-        "signature_over_the_payload_alone",
-        "signature",
-        "not over the Sig_structure",
-        bare,
-    );
+    refuse("signature_over_the_payload_alone", "signature", "not over the Sig_structure", bare);
     let mut tree = payload_of(&cast.phone, "entry", tree(&*cast.granting));
     let identity = [&[1][..], &[0; 31]].concat();
     *tree.at(&["by", "device"]) = Cbor::Bytes(identity.clone());
     let weak = Cbor::Bytes([&identity[..], &[0; 32]].concat()).bytes();
     let weak = parts(&protected, &empty, &Cbor::Bytes(tree.bytes()).bytes(), &weak);
-    refuse(
-        "signature_of_a_small_order_key",
-        "signature",
-        "the neutral point signs everything",
-        weak,
-    );
+    refuse("signature_of_a_small_order_key", "signature", "the neutral point signs everything", weak);
 }
 
 /// The bytes with the order of ed25519's group added: the same number to a lenient verifier.
@@ -1283,17 +925,9 @@ fn plus_order(s: &[u8]) -> Vec<u8> {
 /// What is wrong inside the payload; every one is signed well.
 fn payloads(cast: &Cast, vectors: &mut Vectors) {
     let good = || payload_of(&cast.phone, "entry", tree(&*cast.granting));
-    assert_eq!(
-        good().bytes(),
-        payload_of_bytes(cast.granting.bytes()),
-        "the tree is the payload"
-    );
+    assert_eq!(good().bytes(), payload_of_bytes(cast.granting.bytes()), "the tree is the payload");
     let mut refuse = |name: &str, layer: &str, comment: &str, payload: Vec<u8>| {
-        put(
-            vectors,
-            name,
-            Vector::refuse("entry", layer, comment, cose(&cast.phone, &payload)),
-        );
+        put(vectors, name, Vector::refuse("entry", layer, comment, cose(&cast.phone, &payload)));
     };
     let changed = |path: &[&str], value: Cbor| {
         let mut tree = good();
@@ -1305,12 +939,7 @@ fn payloads(cast: &Cast, vectors: &mut Vectors) {
         tree.at(path).insert(name, value);
         tree.bytes()
     };
-    refuse(
-        "payload_version_2",
-        "kind",
-        "a later version",
-        changed(&["version"], Cbor::Uint(2)),
-    );
+    refuse("payload_version_2", "kind", "a later version", changed(&["version"], Cbor::Uint(2)));
     refuse(
         "payload_kind_unknown",
         "kind",
@@ -1318,25 +947,10 @@ fn payloads(cast: &Cast, vectors: &mut Vectors) {
         changed(&["kind"], Cbor::text("note")),
     );
     let accept = payload_of(&cast.phone, "accept", tree(&cast.accept())).bytes();
-    refuse(
-        "payload_kind_taken_for_another",
-        "kind",
-        "a good Accept where an entry belongs",
-        accept,
-    );
+    refuse("payload_kind_taken_for_another", "kind", "a good Accept where an entry belongs", accept);
     let relabelled = payload_of(&cast.phone, "entry", tree(&cast.accept())).bytes();
-    refuse(
-        "payload_body_of_another_kind",
-        "canonical",
-        "an Accept that calls itself an entry",
-        relabelled,
-    );
-    refuse(
-        "payload_field_unknown",
-        "canonical",
-        "a fifth field",
-        with(&[], "note", Cbor::text("x")),
-    );
+    refuse("payload_body_of_another_kind", "canonical", "an Accept that calls itself an entry", relabelled);
+    refuse("payload_field_unknown", "canonical", "a fifth field", with(&[], "note", Cbor::text("x")));
     refuse(
         "payload_field_unknown_in_by",
         "canonical",
@@ -1370,12 +984,7 @@ fn payloads(cast: &Cast, vectors: &mut Vectors) {
     let mut missing = good();
     missing.at(&["body"]).remove("at_ms");
     refuse("payload_field_missing", "canonical", "no at_ms", missing.bytes());
-    refuse(
-        "payload_null_for_absent",
-        "canonical",
-        "prev is null",
-        changed(&["body", "prev"], Cbor::Null),
-    );
+    refuse("payload_null_for_absent", "canonical", "prev is null", changed(&["body", "prev"], Cbor::Null));
     let mut reversed = good();
     reversed.at(&["by"]).reverse();
     refuse(
@@ -1424,12 +1033,7 @@ fn payloads(cast: &Cast, vectors: &mut Vectors) {
         changed(&["by"], Cbor::Raw(open)),
     );
     let float = [&[0xfb][..], &1.0f64.to_be_bytes()].concat();
-    refuse(
-        "payload_float",
-        "canonical",
-        "seq is 1.0",
-        changed(&["body", "seq"], Cbor::Raw(float)),
-    );
+    refuse("payload_float", "canonical", "seq is 1.0", changed(&["body", "seq"], Cbor::Raw(float)));
     refuse(
         "payload_integer_negative",
         "canonical",
@@ -1476,19 +1080,9 @@ fn payloads(cast: &Cast, vectors: &mut Vectors) {
         "kind is not UTF-8",
         changed(&["kind"], Cbor::Raw(vec![0x61, 0xff])),
     );
-    refuse(
-        "payload_trailing_byte",
-        "canonical",
-        "a byte after the map",
-        [good().bytes(), vec![0]].concat(),
-    );
+    refuse("payload_trailing_byte", "canonical", "a byte after the map", [good().bytes(), vec![0]].concat());
     refuse("payload_empty", "canonical", "no byte at all", vec![]);
-    refuse(
-        "payload_is_no_map",
-        "canonical",
-        "an array",
-        Cbor::Array(vec![Cbor::Uint(1)]).bytes(),
-    );
+    refuse("payload_is_no_map", "canonical", "an array", Cbor::Array(vec![Cbor::Uint(1)]).bytes());
     let deep = [vec![0x81; 30_000], vec![0]].concat();
     refuse(
         "payload_nested_deep",
@@ -1500,83 +1094,32 @@ fn payloads(cast: &Cast, vectors: &mut Vectors) {
 
 /// One value over each bound.
 fn bounds(cast: &Cast, vectors: &mut Vectors) {
-    let oversized = cast.entry(Act::Fork {
-        device: device(1),
-        one: vec![0; 64 * 1024],
-        other: vec![],
-    });
+    let oversized = cast.entry(Act::Fork { device: device(1), one: vec![0; 64 * 1024], other: vec![] });
     bound(vectors, cast, "bounds_object_too_large", "over 64 KiB", oversized);
     let genesis = |devices: Vec<Device>| {
-        Act::Genesis(Genesis {
-            salt: salt("genesis"),
-            devices,
-            next_recovery: vec![],
-            threshold: 1,
-        })
+        Act::Genesis(Genesis { salt: salt("genesis"), devices, next_recovery: vec![], threshold: 1 })
     };
-    bound(
-        vectors,
-        cast,
-        "bounds_genesis_no_device",
-        "no device",
-        cast.entry(genesis(vec![])),
-    );
+    bound(vectors, cast, "bounds_genesis_no_device", "no device", cast.entry(genesis(vec![])));
     let many = vec![cast.phone.device(); 65];
-    bound(
-        vectors,
-        cast,
-        "bounds_genesis_65_devices",
-        "65 devices",
-        cast.entry(genesis(many)),
-    );
+    bound(vectors, cast, "bounds_genesis_65_devices", "65 devices", cast.entry(genesis(many)));
     let with_recipients = |count: usize| {
         cast.entry(Act::AddDevice(Device {
             device: device(1),
             recipients: vec![cast.phone.sealing.recipient(); count],
         }))
     };
-    bound(
-        vectors,
-        cast,
-        "bounds_device_no_recipient",
-        "nobody to seal to",
-        with_recipients(0),
-    );
-    bound(
-        vectors,
-        cast,
-        "bounds_device_9_recipients",
-        "9 recipients",
-        with_recipients(9),
-    );
-    let steward = cast.entry(Act::AddSteward {
-        party: cast.clinic,
-        devices: vec![device(1); 65],
-    });
+    bound(vectors, cast, "bounds_device_no_recipient", "nobody to seal to", with_recipients(0));
+    bound(vectors, cast, "bounds_device_9_recipients", "9 recipients", with_recipients(9));
+    let steward = cast.entry(Act::AddSteward { party: cast.clinic, devices: vec![device(1); 65] });
     bound(vectors, cast, "bounds_steward_65_devices", "65 devices", steward);
-    let reason = cast.entry(Act::Revoke {
-        grant: id_of(&cast.granting),
-        reason: "x".repeat(501),
-    });
-    bound(
-        vectors,
-        cast,
-        "bounds_revoke_reason",
-        "a reason of 501 bytes",
-        reason,
-    );
+    let reason = cast.entry(Act::Revoke { grant: id_of(&cast.granting), reason: "x".repeat(501) });
+    bound(vectors, cast, "bounds_revoke_reason", "a reason of 501 bytes", reason);
     let status = |change: &dyn Fn(&mut Status)| {
         let mut status = cast.status();
         change(&mut status);
         status
     };
-    bound(
-        vectors,
-        cast,
-        "bounds_status_lease_zero",
-        "a lease of 0",
-        status(&|status| status.lease_ms = 0),
-    );
+    bound(vectors, cast, "bounds_status_lease_zero", "a lease of 0", status(&|status| status.lease_ms = 0));
     bound(
         vectors,
         cast,
@@ -1595,31 +1138,13 @@ fn bounds(cast: &Cast, vectors: &mut Vectors) {
     );
     let mut release = cast.release();
     release.staff = "x".repeat(501);
-    bound(
-        vectors,
-        cast,
-        "bounds_release_staff",
-        "501 bytes of staff",
-        release,
-    );
+    bound(vectors, cast, "bounds_release_staff", "501 bytes of staff", release);
     let mut receipt = cast.receipt();
     receipt.records = vec![record("one"); 1_001];
-    bound(
-        vectors,
-        cast,
-        "bounds_receipt_1001_records",
-        "1,001 records",
-        receipt,
-    );
+    bound(vectors, cast, "bounds_receipt_1001_records", "1,001 records", receipt);
     let mut segment = cast.segment();
     segment.records = vec![record("one"); 1_000];
-    bound(
-        vectors,
-        cast,
-        "bounds_segment_1001_records",
-        "1,000 records and one withdrawn",
-        segment,
-    );
+    bound(vectors, cast, "bounds_segment_1001_records", "1,000 records and one withdrawn", segment);
     let mut head = cast.shelf_head();
     head.chains = vec![head.chains[0].clone(); 65];
     bound(vectors, cast, "bounds_shelf_head_65_chains", "65 chains", head);
@@ -1628,20 +1153,8 @@ fn bounds(cast: &Cast, vectors: &mut Vectors) {
         change(&mut label);
         label
     };
-    bound(
-        vectors,
-        cast,
-        "bounds_label_kind_empty",
-        "no kind",
-        label(&|label| label.kind.clear()),
-    );
-    bound(
-        vectors,
-        cast,
-        "bounds_label_title",
-        "201 bytes",
-        label(&|label| label.title = "x".repeat(201)),
-    );
+    bound(vectors, cast, "bounds_label_kind_empty", "no kind", label(&|label| label.kind.clear()));
+    bound(vectors, cast, "bounds_label_title", "201 bytes", label(&|label| label.title = "x".repeat(201)));
     bound(
         vectors,
         cast,
@@ -1656,13 +1169,7 @@ fn bounds(cast: &Cast, vectors: &mut Vectors) {
         change(&mut card);
         card
     };
-    bound(
-        vectors,
-        cast,
-        "bounds_card_name_empty",
-        "no name",
-        card(&|card| card.name.clear()),
-    );
+    bound(vectors, cast, "bounds_card_name_empty", "no name", card(&|card| card.name.clear()));
     bound(
         vectors,
         cast,
@@ -1694,11 +1201,7 @@ fn bounds(cast: &Cast, vectors: &mut Vectors) {
 }
 
 fn bound<T: Statement>(vectors: &mut Vectors, cast: &Cast, name: &str, comment: &str, body: T) {
-    put(
-        vectors,
-        name,
-        Vector::refuse(T::KIND, "bounds", comment, cast.unchecked(&body)),
-    );
+    put(vectors, name, Vector::refuse(T::KIND, "bounds", comment, cast.unchecked(&body)));
 }
 
 /// Slices, payloads and sealed labels.
@@ -1707,20 +1210,12 @@ fn sealed(cast: &Cast, vectors: &mut Vectors) {
     let id: RecordId = blake3::hash(&payload).into();
     let tree = Tree::of(id, payload.len() as u64, &payload[..]).expect("hashes");
     let slice = tree.slice(0, &payload[..]).expect("encodes");
-    assert_eq!(
-        slice.len(),
-        64 + payload.len(),
-        "one tree node, then two chunk groups"
-    );
+    assert_eq!(slice.len(), 64 + payload.len(), "one tree node, then two chunk groups");
     let mib = 1 << 20;
     let large: Vec<u8> = (0..=250u8).cycle().take(4 * mib).collect();
     let large_tree = Tree::of(blake3::hash(&large).into(), 4 << 20, &large[..]).expect("hashes");
     let full = large_tree.slice(1 << 20, &large[..]).expect("encodes");
-    assert_eq!(
-        full.len(),
-        mib + 63 * 64 + 2 * 64,
-        "63 nodes of its own and two levels above"
-    );
+    assert_eq!(full.len(), mib + 63 * 64 + 2 * 64, "63 nodes of its own and two levels above");
     let described = |vector: Vector, offset: u64| {
         vector
             .with("record", &id.to_hex())
@@ -1739,20 +1234,14 @@ fn sealed(cast: &Cast, vectors: &mut Vectors) {
     put(
         vectors,
         "slice_wrong_node",
-        described(
-            Vector::refuse("slice", "slice", "a bit of the tree node", wrong),
-            0,
-        ),
+        described(Vector::refuse("slice", "slice", "a bit of the tree node", wrong), 0),
     );
     let mut wrong = slice.clone();
     *wrong.last_mut().expect("bytes") ^= 1;
     put(
         vectors,
         "slice_wrong_byte",
-        described(
-            Vector::refuse("slice", "slice", "a bit of the last byte", wrong),
-            0,
-        ),
+        described(Vector::refuse("slice", "slice", "a bit of the last byte", wrong), 0),
     );
     let longer = [&slice[..], &[0]].concat();
     put(
@@ -1773,17 +1262,9 @@ fn sealed(cast: &Cast, vectors: &mut Vectors) {
     let mut payload = Vec::new();
     let made = seal::seal(&plaintext[..], &mut payload).expect("seals");
     let key = hex(made.file_key.expose_bytes());
-    let accept = Vector::accept(
-        "payload",
-        Some(made.record.to_hex()),
-        "the id is the RecordId",
-        payload.clone(),
-    );
-    put(
-        vectors,
-        "payload",
-        accept.with("file-key", &key).with("plaintext", &hex(plaintext)),
-    );
+    let accept =
+        Vector::accept("payload", Some(made.record.to_hex()), "the id is the RecordId", payload.clone());
+    put(vectors, "payload", accept.with("file-key", &key).with("plaintext", &hex(plaintext)));
     payload.pop();
     let refuse = Vector::refuse("payload", "seal", "the last byte of the tag is missing", payload);
     put(vectors, "payload_truncated", refuse.with("file-key", &key));
@@ -1791,12 +1272,8 @@ fn sealed(cast: &Cast, vectors: &mut Vectors) {
     let label = Verified::sign(cast.label(), cast.phone.by(), &cast.phone.key).expect("signs");
     let identity = [cast.genesis().bytes().to_vec()];
     let mut bytes = seal_label(&label, &identity, &made.file_key).expect("seals");
-    let accept = Vector::accept(
-        "sealed-label",
-        Some(label.id().to_hex()),
-        "with a Genesis beside it",
-        bytes.clone(),
-    );
+    let accept =
+        Vector::accept("sealed-label", Some(label.id().to_hex()), "with a Genesis beside it", bytes.clone());
     put(vectors, "sealed_label", accept.with("file-key", &key));
     bytes[0] ^= 1;
     let refuse = Vector::refuse("sealed-label", "seal", "a bit of the wrapped key", bytes);
@@ -1807,15 +1284,8 @@ fn sealed(cast: &Cast, vectors: &mut Vectors) {
 #[test]
 fn the_kept_vectors_belong_together() {
     let held = held();
-    assert_eq!(
-        held["payload"].get("file-key"),
-        held["sealed_label"].get("file-key")
-    );
-    assert_eq!(
-        held["sealed_label"].get("id"),
-        held["label"].get("id"),
-        "the label within is the one beside"
-    );
+    assert_eq!(held["payload"].get("file-key"), held["sealed_label"].get("file-key"));
+    assert_eq!(held["sealed_label"].get("id"), held["label"].get("id"), "the label within is the one beside");
 }
 
 // --- CBOR as it should be and as it should not be
@@ -1896,11 +1366,7 @@ impl Cbor {
     }
 
     fn repeat(&mut self, name: &str) {
-        let at = self
-            .fields()
-            .iter()
-            .position(|(field, _)| field == name)
-            .expect("a field");
+        let at = self.fields().iter().position(|(field, _)| field == name).expect("a field");
         let again = self.fields()[at].clone();
         self.fields().insert(at, again);
     }
@@ -1908,9 +1374,7 @@ impl Cbor {
     fn sort_alphabetically(&mut self) {
         if let Self::Map(fields) = self {
             fields.sort_by(|(one, _), (other, _)| one.cmp(other));
-            fields
-                .iter_mut()
-                .for_each(|(_, value)| value.sort_alphabetically());
+            fields.iter_mut().for_each(|(_, value)| value.sort_alphabetically());
         }
     }
 }
@@ -1944,9 +1408,7 @@ fn parse(rest: &mut &[u8]) -> Cbor {
     }
     let n = match first & 31 {
         short @ 0..=23 => u64::from(short),
-        size @ 24..=27 => take(rest, 1 << (size - 24))
-            .iter()
-            .fold(0, |n, byte| n << 8 | u64::from(*byte)),
+        size @ 24..=27 => take(rest, 1 << (size - 24)).iter().fold(0, |n, byte| n << 8 | u64::from(*byte)),
         other => panic!("unexpected length {other}"),
     };
     let count = usize::try_from(n).expect("small");
@@ -1959,9 +1421,7 @@ fn parse(rest: &mut &[u8]) -> Cbor {
         5 => Cbor::Map(
             (0..count)
                 .map(|_| {
-                    let Cbor::Text(name) = parse(rest) else {
-                        panic!("expected a text key")
-                    };
+                    let Cbor::Text(name) = parse(rest) else { panic!("expected a text key") };
                     (name, parse(rest))
                 })
                 .collect(),
@@ -1996,20 +1456,8 @@ fn payload_of_bytes(bytes: &[u8]) -> Vec<u8> {
 /// A signed object, written from the specification and without the code.
 fn cose(signer: &Writer, payload: &[u8]) -> Vec<u8> {
     let payload = Cbor::Bytes(payload.to_vec()).bytes();
-    let structure = [
-        &[0x84, 0x6a][..],
-        b"Signature1",
-        &[0x43, 0xa1, 0x01, 0x27, 0x40],
-        &payload,
-    ]
-    .concat();
+    let structure = [&[0x84, 0x6a][..], b"Signature1", &[0x43, 0xa1, 0x01, 0x27, 0x40], &payload].concat();
     let key = ed25519_dalek::SigningKey::from_bytes(&signer.key.expose_seed());
     let signature = key.sign(&structure).to_bytes();
-    [
-        &[0xd2, 0x84, 0x43, 0xa1, 0x01, 0x27, 0xa0][..],
-        &payload,
-        &[0x58, 0x40],
-        &signature,
-    ]
-    .concat()
+    [&[0xd2, 0x84, 0x43, 0xa1, 0x01, 0x27, 0xa0][..], &payload, &[0x58, 0x40], &signature].concat()
 }

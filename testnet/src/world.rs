@@ -116,17 +116,9 @@ impl World {
             self.now,
         )?;
         self.devices.insert(keys.device.device(), name.into());
-        self.nodes.insert(
-            name.into(),
-            Inhabitant {
-                engine,
-                blobs: MemoryBlobs::new(),
-                keys,
-            },
-        );
+        self.nodes.insert(name.into(), Inhabitant { engine, blobs: MemoryBlobs::new(), keys });
         // Its address is its name.
-        self.queue
-            .push_back((name.into(), Input::Listening(vec![name.into()])));
+        self.queue.push_back((name.into(), Input::Listening(vec![name.into()])));
         self.run();
         Ok(())
     }
@@ -139,12 +131,9 @@ impl World {
     /// Commands a node, lets the world come to rest, and gives the answer.
     pub fn command(&mut self, name: &str, command: Command) -> Result<Answer, Failure> {
         let ticket = self.number();
-        self.queue
-            .push_back((name.into(), Input::Command(ticket, Box::new(command))));
+        self.queue.push_back((name.into(), Input::Command(ticket, Box::new(command))));
         self.run();
-        self.answers
-            .remove(&ticket)
-            .unwrap_or_else(|| Err(Failure::failed("no answer")))
+        self.answers.remove(&ticket).unwrap_or_else(|| Err(Failure::failed("no answer")))
     }
 
     /// The objects a command gives.
@@ -160,24 +149,15 @@ impl World {
         let node = &self.nodes[name];
         let mut writer = node.blobs.create()?;
         let sealed = seal(draft.text.as_bytes(), &mut writer)?;
-        writer
-            .flush()
-            .map_err(|error| Failure::failed(error.to_string()))?;
+        writer.flush().map_err(|error| Failure::failed(error.to_string()))?;
         writer.finish()?;
         node.blobs.sync()?;
         let label = Label {
             subject,
             kind: draft.kind.into(),
             categories: vec![draft.category.into()],
-            codes: vec![Code {
-                system: "http://loinc.org".into(),
-                code: draft.code.into(),
-            }],
-            effective: Some(Effective {
-                start_ms: draft.at_ms,
-                end_ms: draft.at_ms,
-                offset_min: 0,
-            }),
+            codes: vec![Code { system: "http://loinc.org".into(), code: draft.code.into() }],
+            effective: Some(Effective { start_ms: draft.at_ms, end_ms: draft.at_ms, offset_min: 0 }),
             title: draft.text.into(),
             media_type: "text/plain".into(),
             bytes: sealed.plaintext_bytes,
@@ -202,13 +182,8 @@ impl World {
             label_hash: digest(&sealed_label),
         };
         let ticket = self.number();
-        let records = vec![NewRecord {
-            handed,
-            label,
-            sealed_label,
-        }];
-        self.queue
-            .push_back((name.into(), Input::Records(ticket, records)));
+        let records = vec![NewRecord { handed, label, sealed_label }];
+        self.queue.push_back((name.into(), Input::Records(ticket, records)));
         self.run();
         Ok(record)
     }
@@ -218,12 +193,7 @@ impl World {
         let blob = self.nodes[name].blobs.open(opening.record.as_bytes())?;
         let blob = blob.ok_or_else(|| Failure::failed("the payload is not there"))?;
         let mut out = Vec::new();
-        open_checked(
-            blob,
-            &opening.file_key,
-            (opening.label.bytes, opening.label.hash),
-            &mut out,
-        )?;
+        open_checked(blob, &opening.file_key, (opening.label.bytes, opening.label.hash), &mut out)?;
         String::from_utf8(out).map_err(|error| Failure::failed(error.to_string()))
     }
 
@@ -306,8 +276,7 @@ impl World {
             Effect::Request(peer, duty, body) => self.request(at, peer, duty, body),
             Effect::Reply(id, body) => {
                 if let Some((asker, peer, duty)) = self.replies.remove(&(at.to_owned(), id)) {
-                    self.queue
-                        .push_back((asker, Input::Answered(peer, duty, Ok(body))));
+                    self.queue.push_back((asker, Input::Answered(peer, duty, Ok(body))));
                 }
             }
             Effect::Fetch(peer, fetch, lengths) => self.fetch(at, peer, fetch, lengths),
@@ -315,10 +284,7 @@ impl World {
             Effect::Finish(stream, _) => self.end_stream(at, stream, vec![], FetchEnd::Denied),
             Effect::Drop(records) => {
                 for record in records {
-                    self.nodes[at]
-                        .blobs
-                        .delete(record.as_bytes())
-                        .expect("memory deletes");
+                    self.nodes[at].blobs.delete(record.as_bytes()).expect("memory deletes");
                 }
             }
             Effect::Notice(text) => self.notices.push((at.into(), text)),
@@ -332,35 +298,19 @@ impl World {
             self.nodes.contains_key(*name) && !self.cut.contains(&(at.to_owned(), (*name).clone()))
         });
         let Some(other) = reachable.cloned() else {
-            self.queue
-                .push_back((at.into(), Input::DialFailed(party, "cut off".into())));
+            self.queue.push_back((at.into(), Input::DialFailed(party, "cut off".into())));
             return;
         };
-        let (here, there) = (
-            self.nodes[at].keys.device.device(),
-            self.nodes[&other].keys.device.device(),
-        );
-        let answer = Input::Connected {
-            peer: here,
-            address: at.into(),
-            dialled: false,
-        };
+        let (here, there) = (self.nodes[at].keys.device.device(), self.nodes[&other].keys.device.device());
+        let answer = Input::Connected { peer: here, address: at.into(), dialled: false };
         self.queue.push_back((other.clone(), answer));
-        self.queue.push_back((
-            at.into(),
-            Input::Connected {
-                peer: there,
-                address: other,
-                dialled: true,
-            },
-        ));
+        self.queue.push_back((at.into(), Input::Connected { peer: there, address: other, dialled: true }));
     }
 
     fn request(&mut self, at: &str, peer: DeviceId, duty: engine::Duty, body: Vec<u8>) {
         let to = self.devices[&peer].clone();
         if self.cut.contains(&(at.to_owned(), to.clone())) {
-            self.queue
-                .push_back((at.into(), Input::Answered(peer, duty, Err("cut off".into()))));
+            self.queue.push_back((at.into(), Input::Answered(peer, duty, Err("cut off".into()))));
             return;
         }
         let id = self.number();
@@ -374,8 +324,7 @@ impl World {
         let to = self.devices[&peer].clone();
         let stream = self.number();
         let body = fetch.to_bytes().expect("a want-list has bytes");
-        self.streams
-            .insert((to.clone(), stream), (at.into(), fetch, lengths));
+        self.streams.insert((to.clone(), stream), (at.into(), fetch, lengths));
         let from = self.nodes[at].keys.device.device();
         self.queue.push_back((to, Input::FetchAsked(from, stream, body)));
     }
@@ -404,19 +353,13 @@ impl World {
         }
         let holder = self.nodes[at].keys.device.device();
         self.nodes[&reader].blobs.sync().expect("memory syncs");
-        self.queue
-            .push_back((reader, Input::Arrived(holder, fetch.grant, arrived)));
+        self.queue.push_back((reader, Input::Arrived(holder, fetch.grant, arrived)));
         self.end_stream(at, stream, missing, FetchEnd::Whole);
     }
 
     fn payload(&self, at: &str, record: &RecordId) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.nodes[at]
-            .blobs
-            .open(record.as_bytes())
-            .ok()??
-            .read_to_end(&mut bytes)
-            .ok()?;
+        self.nodes[at].blobs.open(record.as_bytes()).ok()??.read_to_end(&mut bytes).ok()?;
         Some(bytes)
     }
 
@@ -425,8 +368,7 @@ impl World {
             return;
         };
         let holder = self.nodes[at].keys.device.device();
-        self.queue
-            .push_back((reader, Input::FetchEnded(holder, fetch.grant, missing, end)));
+        self.queue.push_back((reader, Input::FetchEnded(holder, fetch.grant, missing, end)));
         self.queue.push_back((at.into(), Input::ServeEnded(stream)));
     }
 }

@@ -36,20 +36,17 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<(), Error> {
 }
 
 fn draw(items: &[Value]) -> Result<String, Failure> {
-    let text = items
-        .iter()
-        .find_map(|item| item.get("card")?.as_str())
-        .unwrap_or_default();
+    let text = items.iter().find_map(|item| item.get("card")?.as_str()).unwrap_or_default();
     let code = QrCode::with_error_correction_level(text, EcLevel::L).map_err(|error| {
         Failure::failed(format!("the card does not fit a QR code: {error}"))
             .next("Give the text of the card instead.")
     })?;
     let width = code.width() + 2 * QUIET_MODULES;
     match view::terminal_width() {
-        Some(terminal) if usize::from(terminal) < width => Err(Failure::failed(format!(
-            "the QR code is {width} columns wide, the terminal {terminal}"
-        ))
-        .next("Widen the window or make its letters smaller, or give the text of the card instead.")),
+        Some(terminal) if usize::from(terminal) < width => {
+            Err(Failure::failed(format!("the QR code is {width} columns wide, the terminal {terminal}"))
+                .next("Widen the window or make its letters smaller, or give the text of the card instead."))
+        }
         is_terminal => Ok(painted(&code, is_terminal.is_some())),
     }
 }
@@ -59,18 +56,11 @@ const QUIET_MODULES: usize = 4;
 
 /// Black on white whatever the terminal's colours are: many readers do not read an inverted code.
 fn painted(code: &QrCode, is_terminal: bool) -> String {
-    let image = code
-        .render::<Dense1x2>()
-        .quiet_zone(true)
-        .module_dimensions(1, 1)
-        .build();
+    let image = code.render::<Dense1x2>().quiet_zone(true).module_dimensions(1, 1).build();
     if !is_terminal {
         return image;
     }
-    image
-        .lines()
-        .map(|line| format!("\u{1b}[30;107m{line}\u{1b}[0m\n"))
-        .collect()
+    image.lines().map(|line| format!("\u{1b}[30;107m{line}\u{1b}[0m\n")).collect()
 }
 
 #[cfg(test)]

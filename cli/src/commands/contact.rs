@@ -76,13 +76,7 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<(), Error> {
 
 fn add(session: &Session, args: AddArgs) -> Result<(), Error> {
     let card = if args.card == "-" { read_card()? } else { args.card };
-    session.show(
-        command::Command::ContactAdd {
-            card,
-            alias: args.alias,
-        },
-        view::details,
-    )
+    session.show(command::Command::ContactAdd { card, alias: args.alias }, view::details)
 }
 
 /// Longest card that is read, in bytes: above the protocol's own bound, so that the node says what is wrong.
@@ -90,14 +84,9 @@ const CARD_BYTES_MAX: u64 = 8 * 1024;
 
 fn read_card() -> Result<String, Failure> {
     let mut text = String::new();
-    std::io::stdin()
-        .take(CARD_BYTES_MAX)
-        .read_to_string(&mut text)
-        .map_err(|error| {
-            Failure::usage(format!(
-                "the card cannot be read from the standard input: {error}"
-            ))
-        })?;
+    std::io::stdin().take(CARD_BYTES_MAX).read_to_string(&mut text).map_err(|error| {
+        Failure::usage(format!("the card cannot be read from the standard input: {error}"))
+    })?;
     Ok(text.trim().to_owned())
 }
 

@@ -157,11 +157,7 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<(), Error> {
 }
 
 fn add(session: &Session, args: AddArgs) -> Result<(), Error> {
-    let view = if args.dry_run {
-        view::dry_run
-    } else {
-        view::details
-    };
+    let view = if args.dry_run { view::dry_run } else { view::details };
     let grant = NewGrant {
         contact: args.contact,
         scope: args.scope.into_filter(args.subject, None),

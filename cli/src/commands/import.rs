@@ -43,36 +43,23 @@ enum Format {
 }
 
 pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
-    let paths = args
-        .paths
-        .iter()
-        .map(std::path::absolute)
-        .collect::<Result<_, _>>();
+    let paths = args.paths.iter().map(std::path::absolute).collect::<Result<_, _>>();
     let paths = paths.map_err(|error| Failure::usage(format!("a path cannot be used: {error}")))?;
     let format = match args.format {
         Format::Auto => "auto",
         Format::Fhir => "fhir",
         Format::Document => "document",
     };
-    session.show(
-        Command::Import {
-            paths,
-            format: format.into(),
-            subject: args.subject,
-        },
-        came_in,
-    )
+    session.show(Command::Import { paths, format: format.into(), subject: args.subject }, came_in)
 }
 
 /// What was not taken, a line each, then what the import came to.
 pub(super) fn came_in(items: &[Value]) -> String {
     let text = |item: &Value, name| item.get(name).and_then(Value::as_str).map(view::clean);
-    let lines = items
-        .iter()
-        .map(|item| match (text(item, "refused"), text(item, "reason")) {
-            (Some(origin), Some(reason)) => format!("Not imported: {origin}: {reason}"),
-            _ => summary(item),
-        });
+    let lines = items.iter().map(|item| match (text(item, "refused"), text(item, "reason")) {
+        (Some(origin), Some(reason)) => format!("Not imported: {origin}: {reason}"),
+        _ => summary(item),
+    });
     lines.collect::<Vec<_>>().join("\n")
 }
 

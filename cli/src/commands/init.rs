@@ -61,11 +61,7 @@ impl PartyKind {
 }
 
 pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
-    let passphrase = if args.no_passphrase {
-        None
-    } else {
-        Some(passphrase::fresh(session.passphrase_fd)?)
-    };
+    let passphrase = if args.no_passphrase { None } else { Some(passphrase::fresh(session.passphrase_fd)?) };
     let made = access::init(
         &session.home,
         Init {

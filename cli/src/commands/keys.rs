@@ -45,17 +45,13 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<(), Error> {
 fn confirm() -> Result<(), Failure> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Err(
-            Failure::usage("exporting a key asks first, and there is no terminal to ask on")
-                .next("Say --yes if you are sure."),
-        );
+        return Err(Failure::usage("exporting a key asks first, and there is no terminal to ask on")
+            .next("Say --yes if you are sure."));
     }
     eprint!("Whoever has this identity can open your exported records. Export it? [y/N] ");
     let mut answer = String::new();
     // An answer that cannot be read is no yes.
-    let _ = std::io::stderr()
-        .flush()
-        .and_then(|()| stdin.lock().read_line(&mut answer));
+    let _ = std::io::stderr().flush().and_then(|()| stdin.lock().read_line(&mut answer));
     match answer.trim().to_lowercase().as_str() {
         "y" | "yes" => Ok(()),
         _ => Err(Failure::failed("nothing was exported")),

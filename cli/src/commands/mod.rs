@@ -56,12 +56,7 @@ pub(crate) struct Cli {
     /// Without it the service credential `karte-passphrase` is used if there is one (systemd's LoadCredential),
     /// else the terminal asks. A passphrase is never taken from arguments or the environment, where other
     /// programs could read it.
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Options of every command",
-        value_name = "N"
-    )]
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "N")]
     passphrase_fd: Option<u32>,
     #[command(subcommand)]
     command: Command,
@@ -121,10 +116,7 @@ fn start_log(is_daemon: bool) {
     let Some(filter) = wish.and_then(|wish| EnvFilter::try_new(wish).ok()) else {
         return;
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 
 #[cfg(test)]
@@ -142,24 +134,12 @@ mod tests {
     fn every_command_has_long_help() {
         fn check(command: &clap::Command, path: &str) {
             let path = format!("{path} {}", command.get_name());
-            let about = command
-                .get_about()
-                .unwrap_or_else(|| panic!("{path} has no help"))
-                .to_string();
-            let long = command
-                .get_long_about()
-                .unwrap_or_else(|| panic!("{path} has no long help"));
+            let about = command.get_about().unwrap_or_else(|| panic!("{path} has no help")).to_string();
+            let long = command.get_long_about().unwrap_or_else(|| panic!("{path} has no long help"));
             assert!(!about.ends_with('.'), "{path}: the first line has no full stop");
-            assert!(
-                long.to_string().trim_end().ends_with('.'),
-                "{path}: the rest are whole sentences"
-            );
+            assert!(long.to_string().trim_end().ends_with('.'), "{path}: the rest are whole sentences");
             for argument in command.get_arguments() {
-                assert!(
-                    argument.get_help().is_some(),
-                    "{path}: {} has no help",
-                    argument.get_id()
-                );
+                assert!(argument.get_help().is_some(), "{path}: {} has no help", argument.get_id());
             }
             for command in command.get_subcommands() {
                 check(command, &path);

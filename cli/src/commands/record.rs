@@ -119,14 +119,9 @@ pub(crate) struct AdoptArgs {
 
 pub(crate) fn run(session: &Session, command: Command) -> Result<(), Error> {
     match command {
-        Command::List(ListArgs {
-            scope,
-            subject,
-            grant,
-        }) => session.show(
-            command::Command::RecordList(scope.into_filter(subject, grant)),
-            view::records,
-        ),
+        Command::List(ListArgs { scope, subject, grant }) => {
+            session.show(command::Command::RecordList(scope.into_filter(subject, grant)), view::records)
+        }
         Command::Show(ShowArgs { id }) => session.show(command::Command::RecordShow { id }, view::details),
         Command::Open(OpenArgs { id, out, age, staff }) => {
             let staff = staff_or_user(staff);

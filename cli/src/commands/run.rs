@@ -24,11 +24,8 @@ pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
     let json = session.json;
     // A daemon outlives whoever read its first lines, so an output that is gone does not end it.
     let mut tell = |told: Value| {
-        let _ = if json {
-            output::print_object(told).map_err(Error::from)
-        } else {
-            output::print(&line(&told))
-        };
+        let _ =
+            if json { output::print_object(told).map_err(Error::from) } else { output::print(&line(&told)) };
     };
     let serve = Serve { listen: args.listen };
     Ok(access::serve(&session.home, serve, session.unlock(), &mut tell)?)
@@ -37,9 +34,6 @@ pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
 fn line(told: &Value) -> String {
     match told.get("notice").and_then(Value::as_str) {
         Some(notice) => view::clean(notice),
-        None => format!(
-            "{}\n\nRunning. Ctrl-C ends it.",
-            view::details(std::slice::from_ref(told))
-        ),
+        None => format!("{}\n\nRunning. Ctrl-C ends it.", view::details(std::slice::from_ref(told))),
     }
 }

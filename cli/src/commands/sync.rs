@@ -21,11 +21,5 @@ pub(crate) struct Args {
 
 pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
     let staff = staff_or_user(args.staff);
-    session.show(
-        Command::Sync {
-            contact: args.contact,
-            staff,
-        },
-        view::sync,
-    )
+    session.show(Command::Sync { contact: args.contact, staff }, view::sync)
 }

@@ -26,14 +26,8 @@ impl Engine {
                 return Ok(Response::Denied);
             };
             let is_the_readers = receipt.is_by(from)
-                && self
-                    .given
-                    .get(&receipt.grant)
-                    .is_some_and(|given| given.open.reader() == from)
-                && self
-                    .logs
-                    .get(&from)
-                    .is_some_and(|held| held.state.has_device(&receipt.by().device));
+                && self.given.get(&receipt.grant).is_some_and(|given| given.open.reader() == from)
+                && self.logs.get(&from).is_some_and(|held| held.state.has_device(&receipt.by().device));
             if !is_the_readers {
                 return Ok(Response::Denied);
             }
@@ -46,12 +40,7 @@ impl Engine {
                     grant.short()
                 ));
             }
-            self.put_bytes(
-                RECEIPTS,
-                grant.as_bytes(),
-                receipt.id().as_bytes(),
-                receipt.bytes().to_vec(),
-            )?;
+            self.put_bytes(RECEIPTS, grant.as_bytes(), receipt.id().as_bytes(), receipt.bytes().to_vec())?;
         }
         Ok(Response::Done)
     }
@@ -64,9 +53,7 @@ impl Engine {
         reason: &str,
     ) -> Result<(), Failure> {
         let count: u64 = self.row(META, TOP, b"refusals")?.unwrap_or_default();
-        let last = count
-            .checked_sub(1)
-            .map(|last| (last % REFUSALS_MAX).to_be_bytes());
+        let last = count.checked_sub(1).map(|last| (last % REFUSALS_MAX).to_be_bytes());
         let last: Option<RefusalRow> = match last {
             Some(item) => self.row(REFUSALS, TOP, &item)?,
             None => None,
@@ -77,12 +64,7 @@ impl Engine {
         if again {
             return Ok(());
         }
-        let row = RefusalRow {
-            at_ms: self.now,
-            party,
-            grant,
-            reason: reason.to_owned(),
-        };
+        let row = RefusalRow { at_ms: self.now, party, grant, reason: reason.to_owned() };
         self.put(REFUSALS, TOP, &(count % REFUSALS_MAX).to_be_bytes(), &row)?;
         self.put(META, TOP, b"refusals", &(count + 1))?;
         let name = self.name_of(party);
@@ -109,15 +91,7 @@ impl Engine {
             lines.push((
                 given.row.at_ms,
                 0,
-                self.line(
-                    "granted",
-                    given.row.at_ms,
-                    given.open.reader(),
-                    "",
-                    None,
-                    Some(*id),
-                    purpose,
-                ),
+                self.line("granted", given.row.at_ms, given.open.reader(), "", None, Some(*id), purpose),
             ));
             for (_, bytes) in self.values(RELEASES, id.as_bytes())? {
                 let release = Signed::<Release>::from_bytes(bytes).verify()?;
@@ -181,10 +155,7 @@ impl Engine {
         Ok(())
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the columns of one line, each used once"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the columns of one line, each used once")]
     fn line(
         &self,
         event: &str,

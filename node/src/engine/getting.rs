@@ -151,15 +151,9 @@ impl Engine {
         let name = self.name_of(from);
         if self.policy.accept_grants {
             self.accept(id, self.policy.adopt)?;
-            self.notice(format!(
-                "{name} offers grant {}, accepted by your settings",
-                id.short()
-            ));
+            self.notice(format!("{name} offers grant {}, accepted by your settings", id.short()));
         } else {
-            self.notice(format!(
-                "{name} offers grant {0}: `karte grant accept {0}`",
-                id.short()
-            ));
+            self.notice(format!("{name} offers grant {0}: `karte grant accept {0}`", id.short()));
         }
         self.honour_ends(from)?;
         Ok(true)
@@ -193,12 +187,7 @@ impl Engine {
             return Ok(());
         };
         let n = got.accept.as_ref().map_or(0, |accept| accept.n + 1);
-        let accept = Accept {
-            grant: id,
-            reader: self.me.party,
-            n,
-            recipient,
-        };
+        let accept = Accept { grant: id, reader: self.me.party, n, recipient };
         let signed = Verified::sign(accept, self.by(), &self.keys.device)?;
         if let Some(got) = self.got.get_mut(&id) {
             got.row.accept = Some(signed.bytes().to_vec().into());
@@ -234,25 +223,12 @@ impl Engine {
 
     /// Any grant, given or received.
     pub(super) fn find_grant(&self, text: &str) -> Result<GrantId, Failure> {
-        find_id(
-            "grant",
-            text,
-            self.given
-                .keys()
-                .chain(self.got.keys())
-                .map(|id| (id.to_hex(), *id)),
-        )
+        find_id("grant", text, self.given.keys().chain(self.got.keys()).map(|id| (id.to_hex(), *id)))
     }
 
     pub(super) fn show_grants(&self) -> Result<Vec<Value>, Failure> {
-        let given = self
-            .given
-            .iter()
-            .map(|(id, given)| (given.row.at_ms, self.view_given(*id)));
-        let got = self
-            .got
-            .iter()
-            .map(|(id, got)| (got.row.at_ms, self.view_got(*id)));
+        let given = self.given.iter().map(|(id, given)| (given.row.at_ms, self.view_given(*id)));
+        let got = self.got.iter().map(|(id, got)| (got.row.at_ms, self.view_got(*id)));
         let mut views: Vec<(UnixMs, Value)> = given.chain(got).collect();
         views.sort_by_key(|(at, _)| *at);
         Ok(views.into_iter().map(|(_, view)| view).collect())
@@ -260,11 +236,7 @@ impl Engine {
 
     pub(super) fn show_grant(&self, text: &str) -> Result<Vec<Value>, Failure> {
         let id = self.find_grant(text)?;
-        Ok(vec![if self.given.contains_key(&id) {
-            self.view_given(id)
-        } else {
-            self.view_got(id)
-        }])
+        Ok(vec![if self.given.contains_key(&id) { self.view_given(id) } else { self.view_got(id) }])
     }
 
     pub(super) fn view_got(&self, id: GrantId) -> Value {
@@ -299,11 +271,7 @@ impl Engine {
                 && !mine.revoked.contains(id)
                 && self.now < given.open.opened.not_after_ms
         });
-        given
-            || self
-                .got
-                .values()
-                .any(|got| got.row.holder == party && got.is_live())
+        given || self.got.values().any(|got| got.row.holder == party && got.is_live())
     }
 
     // --- asking
@@ -312,11 +280,7 @@ impl Engine {
     pub(super) fn reading_duties(&self, holder: PartyId, peer: DeviceId) -> Vec<Duty> {
         let mut duties = Vec::new();
         let sessions = self.peers.get(&peer);
-        for (id, got) in self
-            .got
-            .iter()
-            .filter(|(_, got)| got.row.holder == holder && got.is_live())
-        {
+        for (id, got) in self.got.iter().filter(|(_, got)| got.row.holder == holder && got.is_live()) {
             if !got.row.delivered {
                 duties.push(Duty::Accept(*id));
                 continue;
@@ -340,9 +304,7 @@ impl Engine {
 
     pub(super) fn accept_request(&self, id: GrantId) -> Option<Request> {
         let accept = self.got.get(&id)?.accept.as_ref()?;
-        Some(Request::Accept {
-            accept: accept.bytes().to_vec().into(),
-        })
+        Some(Request::Accept { accept: accept.bytes().to_vec().into() })
     }
 
     pub(super) fn accept_delivered(&mut self, id: GrantId) -> Result<(), Failure> {
@@ -359,11 +321,7 @@ impl Engine {
         id: GrantId,
     ) -> Result<Option<Request>, Failure> {
         let nonce = self.chance.salt();
-        let staff = self
-            .peers
-            .get(&peer)
-            .map(|state| state.staff.clone())
-            .unwrap_or_default();
+        let staff = self.peers.get(&peer).map(|state| state.staff.clone()).unwrap_or_default();
         let Some(got) = self.got.get_mut(&id) else {
             return Ok(None);
         };
@@ -382,9 +340,7 @@ impl Engine {
             at_ms: self.now,
         };
         let signed = Verified::sign(release, self.by(), &self.keys.device)?;
-        Ok(Some(Request::Release {
-            release: signed.bytes().to_vec().into(),
-        }))
+        Ok(Some(Request::Release { release: signed.bytes().to_vec().into() }))
     }
 
     /// The holder opened a session.
@@ -409,10 +365,7 @@ impl Engine {
             .logs
             .get(&got.row.holder)
             .is_some_and(|held| head.is_by(got.row.holder) && held.state.has_device(&head.by().device));
-        let is_ours = got
-            .accept
-            .as_ref()
-            .is_some_and(|accept| head.accept == accept.id());
+        let is_ours = got.accept.as_ref().is_some_and(|accept| head.accept == accept.id());
         let segments = head.chains.iter().map(|chain| chain.segments).sum();
         let rolled_back = head.issued_ms < got.row.head_ms || segments < got.row.segments;
         if !by_holder || !is_ours || head.grant != id || rolled_back {
@@ -451,28 +404,15 @@ impl Engine {
 
     fn take_segment(&mut self, id: GrantId, both: &SegmentAndKeys) -> Result<(), Failure> {
         let segment = Signed::<Segment>::from_bytes(both.segment.to_vec()).verify()?;
-        let got = self
-            .got
-            .get(&id)
-            .ok_or_else(|| Failure::failed("unknown grant"))?;
-        let accept = got
-            .accept
-            .as_ref()
-            .ok_or_else(|| Failure::failed("not accepted"))?
-            .id();
-        let holder = self
-            .logs
-            .get(&got.row.holder)
-            .ok_or_else(|| Failure::failed("unknown holder"))?;
+        let got = self.got.get(&id).ok_or_else(|| Failure::failed("unknown grant"))?;
+        let accept = got.accept.as_ref().ok_or_else(|| Failure::failed("not accepted"))?.id();
+        let holder = self.logs.get(&got.row.holder).ok_or_else(|| Failure::failed("unknown holder"))?;
         let by_holder = segment.is_by(got.row.holder) && holder.state.has_device(&segment.by().device);
         let links = segment.seq == got.row.segments && segment.prev == got.row.last;
         if !by_holder || !links || segment.shelf != (Shelf::Granted { grant: id, accept }) {
             return Err(Failure::failed("it does not continue the holder's shelf"));
         }
-        let key = self.ring.reading(&id).ok_or(Denial {
-            grant: id,
-            clause: Clause::KeyGone,
-        })?;
+        let key = self.ring.reading(&id).ok_or(Denial { grant: id, clause: Clause::KeyGone })?;
         let handed = shelf::open_keys(&segment, &both.keys, &[key])?;
         for record in &segment.withdrawn {
             self.drop_received(id, *record)?;
@@ -504,25 +444,10 @@ impl Engine {
             return false;
         };
         let handed: Vec<&Handed> = got.missing.values().take(WANTS_MAX).collect();
-        let wants = handed
-            .iter()
-            .map(|item| Want {
-                record: item.record,
-                from: 0,
-                label: true,
-            })
-            .collect();
+        let wants = handed.iter().map(|item| Want { record: item.record, from: 0, label: true }).collect();
         let lengths = handed.iter().map(|item| item.bytes).collect();
         got.run.underway = 0;
-        self.out.push(Effect::Fetch(
-            peer,
-            Fetch {
-                grant: id,
-                accept,
-                wants,
-            },
-            lengths,
-        ));
+        self.out.push(Effect::Fetch(peer, Fetch { grant: id, accept, wants }, lengths));
         true
     }
 
@@ -563,10 +488,7 @@ impl Engine {
                 // Its place is kept, so that it is not fetched again, and nobody is shown it.
                 row.label = Some(Bytes::default());
                 row.quarantine = Some(reason.clone());
-                self.notice(format!(
-                    "record {} was put aside: {reason}",
-                    handed.record.short()
-                ));
+                self.notice(format!("record {} was put aside: {reason}", handed.record.short()));
                 if let Some(got) = self.got.get_mut(&id) {
                     got.run.refused += 1;
                 }
@@ -604,11 +526,7 @@ impl Engine {
         }
         let got = self.got.get(&id).ok_or("its grant is unknown")?;
         let in_scope = opened.label.subject == got.open.opened.subject
-            && got
-                .open
-                .scope
-                .as_ref()
-                .is_some_and(|scope| scope.covers(&handed.record, &opened.label));
+            && got.open.scope.as_ref().is_some_and(|scope| scope.covers(&handed.record, &opened.label));
         if !in_scope {
             return Err("it is outside the scope of its grant".into());
         }
@@ -690,19 +608,12 @@ impl Engine {
 
     /// Grants under which received records may be shown now.
     pub(super) fn readable_grants(&self) -> Vec<GrantId> {
-        self.got
-            .keys()
-            .copied()
-            .filter(|id| self.may_read(*id).is_ok())
-            .collect()
+        self.got.keys().copied().filter(|id| self.may_read(*id).is_ok()).collect()
     }
 
     /// SPEC rule 10.
     fn may_read(&self, id: GrantId) -> Result<(), Denial> {
-        let unknown = Denial {
-            grant: id,
-            clause: Clause::NotCounting,
-        };
+        let unknown = Denial { grant: id, clause: Clause::NotCounting };
         let got = self.got.get(&id).ok_or(unknown.clone())?;
         let holder = self.logs.get(&got.row.holder).ok_or(unknown)?;
         decide::read(&decide::Reading {
@@ -714,10 +625,7 @@ impl Engine {
         })?;
         match self.ring.reading(&id) {
             Some(_) => Ok(()),
-            None => Err(Denial {
-                grant: id,
-                clause: Clause::KeyGone,
-            }),
+            None => Err(Denial { grant: id, clause: Clause::KeyGone }),
         }
     }
 
@@ -726,27 +634,17 @@ impl Engine {
         if staff.len() > TEXT_BYTES_MAX {
             return Err(Failure::usage("expected a staff name of at most 500 bytes"));
         }
-        let seen = self
-            .find_record(text)
-            .map_err(|failure| self.why_not(text).unwrap_or(failure))?;
+        let seen = self.find_record(text).map_err(|failure| self.why_not(text).unwrap_or(failure))?;
         if let Some(grant) = seen.grant {
             self.may_read(grant)?;
-            let purpose = self
-                .got
-                .get(&grant)
-                .map(|got| got.open.opened.purpose.clone())
-                .unwrap_or_default();
+            let purpose = self.got.get(&grant).map(|got| got.open.opened.purpose.clone()).unwrap_or_default();
             self.write_receipt(grant, Deed::Opened, vec![seen.record], staff, &purpose)?;
         }
         Ok(OpenRecord {
             record: seen.record,
             file_key: seen.handed.file_key.clone(),
             label: label::Label::clone(&seen.label),
-            recipients: if age {
-                vec![self.keys.sealing.recipient()]
-            } else {
-                vec![]
-            },
+            recipients: if age { vec![self.keys.sealing.recipient()] } else { vec![] },
         })
     }
 
@@ -755,13 +653,9 @@ impl Engine {
         let record: RecordId = text.trim().parse().ok()?;
         let held = self.values(CAME_BY, record.as_bytes()).ok()?;
         let gone = self.values(GONE, record.as_bytes()).ok()?;
-        held.iter()
-            .chain(&gone)
-            .filter_map(|(grant, _)| GrantId::from_slice(grant))
-            .find_map(|grant| {
-                self.run_failure(grant)
-                    .or_else(|| self.may_read(grant).err().map(Failure::from))
-            })
+        held.iter().chain(&gone).filter_map(|(grant, _)| GrantId::from_slice(grant)).find_map(|grant| {
+            self.run_failure(grant).or_else(|| self.may_read(grant).err().map(Failure::from))
+        })
     }
 
     fn write_receipt(
@@ -791,18 +685,8 @@ impl Engine {
         };
         let holder = got.row.holder;
         let signed = Verified::sign(receipt, self.by(), &self.keys.device)?;
-        self.put_bytes(
-            RECEIPTS,
-            id.as_bytes(),
-            signed.id().as_bytes(),
-            signed.bytes().to_vec(),
-        )?;
-        self.put_bytes(
-            OUTBOX,
-            holder.as_bytes(),
-            signed.id().as_bytes(),
-            id.as_bytes().to_vec(),
-        )?;
+        self.put_bytes(RECEIPTS, id.as_bytes(), signed.id().as_bytes(), signed.bytes().to_vec())?;
+        self.put_bytes(OUTBOX, holder.as_bytes(), signed.id().as_bytes(), id.as_bytes().to_vec())?;
         if let Some(got) = self.got.get_mut(&id) {
             got.row.receipts += 1;
             got.row.receipt_last = Some(signed.id());
@@ -825,8 +709,7 @@ impl Engine {
     }
 
     pub(super) fn receipts_delivered(&mut self, holder: PartyId, ids: &[ObjectId]) -> Result<(), Failure> {
-        ids.iter()
-            .try_for_each(|id| self.delete(OUTBOX, holder.as_bytes(), id.as_bytes()))
+        ids.iter().try_for_each(|id| self.delete(OUTBOX, holder.as_bytes(), id.as_bytes()))
     }
 
     // --- ending
@@ -897,11 +780,7 @@ impl Engine {
         self.save_got(id)?;
         self.out.push(Effect::StopFetch(id));
         if was_accepted {
-            let purpose = self
-                .got
-                .get(&id)
-                .map(|got| got.open.opened.purpose.clone())
-                .unwrap_or_default();
+            let purpose = self.got.get(&id).map(|got| got.open.opened.purpose.clone()).unwrap_or_default();
             self.write_receipt(id, Deed::Stopped, vec![], "karte", &purpose)?;
             self.write_receipt(id, Deed::Deleted, vec![], "karte", &purpose)?;
         }
@@ -967,12 +846,8 @@ impl Engine {
         let name = self.name_of(got.row.holder);
         if got.row.state == GotState::Ended {
             return Some(
-                Failure::refused(format!(
-                    "grant {} of {name} has ended: {}",
-                    id.short(),
-                    got.row.ended
-                ))
-                .next("Ask for a new grant if you still need to read."),
+                Failure::refused(format!("grant {} of {name} has ended: {}", id.short(), got.row.ended))
+                    .next("Ask for a new grant if you still need to read."),
             );
         }
         if got.run.denied {
@@ -982,21 +857,15 @@ impl Engine {
             );
         }
         got.run.broken.as_ref().map(|reason| {
-            Failure::new(
-                Kind::Unreachable,
-                format!("the transfer from {name} broke off: {reason}"),
-            )
-            .next("Repeat `karte sync`: what has arrived is kept.")
+            Failure::new(Kind::Unreachable, format!("the transfer from {name} broke off: {reason}"))
+                .next("Repeat `karte sync`: what has arrived is kept.")
         })
     }
 }
 
 /// The party whose identity entries in the label name the device that signed it.
 fn author_of(opened: &label::OpenedLabel) -> Option<PartyId> {
-    let mut entries = opened
-        .identity
-        .iter()
-        .map(|bytes| Signed::<Entry>::from_bytes(bytes.clone()).verify());
+    let mut entries = opened.identity.iter().map(|bytes| Signed::<Entry>::from_bytes(bytes.clone()).verify());
     let genesis = entries.next()?.ok()?;
     let mut log = PartyLog::start(genesis).ok()?;
     for entry in entries {

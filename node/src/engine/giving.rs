@@ -46,11 +46,7 @@ impl Given {
 
     fn covers(&self, record: &RecordId, label: &Label) -> bool {
         label.subject == self.open.opened.subject
-            && self
-                .open
-                .scope
-                .as_ref()
-                .is_some_and(|scope| scope.covers(record, label))
+            && self.open.scope.as_ref().is_some_and(|scope| scope.covers(record, label))
             && !self.is_held_back(label)
     }
 }
@@ -85,9 +81,7 @@ impl Engine {
         if new.dry_run {
             return self.preview(new, subject, &scope);
         }
-        let entry = self.append(Act::Grant {
-            commitment: grant::commitment(&opening.0, &opened)?,
-        })?;
+        let entry = self.append(Act::Grant { commitment: grant::commitment(&opening.0, &opened)? })?;
         let opening = Opening {
             entry: entry.bytes().to_vec(),
             salt: opening.0,
@@ -106,14 +100,7 @@ impl Engine {
             last: None,
             at_ms: self.now,
         };
-        self.given.insert(
-            id,
-            Given {
-                row,
-                open,
-                accept: None,
-            },
-        );
+        self.given.insert(id, Given { row, open, accept: None });
         self.save_given(id)?;
         Ok(vec![self.view_given(id)])
     }
@@ -169,17 +156,8 @@ impl Engine {
         self.each_own(&mut |record, label, row| {
             if label.subject == subject && scope.covers(&record, &label) && !as_if(&label) {
                 bytes += label.bytes;
-                let seen = super::library::Seen {
-                    record,
-                    handed: row.handed(record),
-                    label,
-                    grant: None,
-                };
-                views.push((
-                    seen.label.effective.map(|time| time.start_ms),
-                    record,
-                    self.view_record(&seen),
-                ));
+                let seen = super::library::Seen { record, handed: row.handed(record), label, grant: None };
+                views.push((seen.label.effective.map(|time| time.start_ms), record, self.view_record(&seen)));
             }
         })?;
         views.sort_by_key(|view| (view.0, view.1));
@@ -194,10 +172,7 @@ impl Engine {
         }
         let id = self.find_given(id)?;
         if !self.mine().state.revoked.contains(&id) {
-            self.append(Act::Revoke {
-                grant: id,
-                reason: reason.to_owned(),
-            })?;
+            self.append(Act::Revoke { grant: id, reason: reason.to_owned() })?;
         }
         self.end_serving(id);
         Ok(vec![self.view_given(id)])
@@ -273,9 +248,7 @@ impl Engine {
     }
 
     fn shelved_count(&self, id: GrantId) -> usize {
-        self.values(SHELVED, id.as_bytes())
-            .map(|rows| rows.len())
-            .unwrap_or_default()
+        self.values(SHELVED, id.as_bytes()).map(|rows| rows.len()).unwrap_or_default()
     }
 
     /// Which readers a record has been handed to, under grants that still count.
@@ -283,12 +256,7 @@ impl Engine {
         let mut readers = BTreeSet::new();
         for (id, given) in &self.given {
             let live = self.standing(*id, &given.open.opened).is_none();
-            if live
-                && self
-                    .store
-                    .get(SHELVED, id.as_bytes(), record.as_bytes())?
-                    .is_some()
-            {
+            if live && self.store.get(SHELVED, id.as_bytes(), record.as_bytes())?.is_some() {
                 readers.insert(self.name_of(given.open.reader()));
             }
         }
@@ -350,11 +318,7 @@ impl Engine {
     fn put_on_shelf(&mut self, id: GrantId, handed: Vec<Handed>) -> Result<(), Failure> {
         let mut fresh = Vec::new();
         for item in handed {
-            if self
-                .store
-                .get(SHELVED, id.as_bytes(), item.record.as_bytes())?
-                .is_none()
-            {
+            if self.store.get(SHELVED, id.as_bytes(), item.record.as_bytes())?.is_none() {
                 fresh.push(item);
             }
         }
@@ -374,10 +338,7 @@ impl Engine {
         let (seq, prev) = (given.row.segments, given.row.last);
         let keys = shelf::seal_keys(handed, std::slice::from_ref(&accept.recipient))?;
         let segment = Segment {
-            shelf: Shelf::Granted {
-                grant: id,
-                accept: accept.id(),
-            },
+            shelf: Shelf::Granted { grant: id, accept: accept.id() },
             seq,
             prev,
             records: handed.iter().map(|item| item.record).collect(),
@@ -386,18 +347,10 @@ impl Engine {
         };
         let signed = Verified::sign(segment, self.by(), &self.keys.device)?;
         let last = signed.id();
-        let both = SegmentAndKeys {
-            segment: Bytes::from(signed.bytes().to_vec()),
-            keys: keys.into(),
-        };
+        let both = SegmentAndKeys { segment: Bytes::from(signed.bytes().to_vec()), keys: keys.into() };
         self.put(SEGMENTS, id.as_bytes(), &seq.to_be_bytes(), &both)?;
         for item in handed {
-            self.put_bytes(
-                SHELVED,
-                id.as_bytes(),
-                item.record.as_bytes(),
-                seq.to_be_bytes().to_vec(),
-            )?;
+            self.put_bytes(SHELVED, id.as_bytes(), item.record.as_bytes(), seq.to_be_bytes().to_vec())?;
         }
         if let Some(given) = self.given.get_mut(&id) {
             given.row.segments = seq + 1;
@@ -413,17 +366,8 @@ impl Engine {
         let Some(accept) = &given.accept else {
             return Ok(None);
         };
-        let chain = Chain {
-            device: self.device(),
-            segments: given.row.segments,
-            last: given.row.last,
-        };
-        let head = ShelfHead {
-            grant: id,
-            accept: accept.id(),
-            chains: vec![chain],
-            issued_ms: self.now,
-        };
+        let chain = Chain { device: self.device(), segments: given.row.segments, last: given.row.last };
+        let head = ShelfHead { grant: id, accept: accept.id(), chains: vec![chain], issued_ms: self.now };
         Ok(Some(Verified::sign(head, self.by(), &self.keys.device)?))
     }
 
@@ -501,18 +445,12 @@ impl Engine {
             return Ok(Response::Denied);
         };
         let id = release.grant;
-        let unseen = self
-            .store
-            .get(RELEASES, id.as_bytes(), release.id().as_bytes())?
-            .is_none();
+        let unseen = self.store.get(RELEASES, id.as_bytes(), release.id().as_bytes())?.is_none();
         let fresh = unseen && decide::is_fresh(&release, self.now);
         let decision = if fresh {
             self.may_release(peer, from, &release)
         } else {
-            Err(Denial {
-                grant: id,
-                clause: Clause::Request,
-            })
+            Err(Denial { grant: id, clause: Clause::Request })
         };
         if let Err(denial) = decision {
             self.refuse(from, Some(id), &denial.clause.to_string())?;
@@ -522,23 +460,13 @@ impl Engine {
         let Some(head) = self.shelf_head(id)? else {
             return Ok(Response::Denied);
         };
-        self.put_bytes(
-            RELEASES,
-            id.as_bytes(),
-            release.id().as_bytes(),
-            release.bytes().to_vec(),
-        )?;
+        self.put_bytes(RELEASES, id.as_bytes(), release.id().as_bytes(), release.bytes().to_vec())?;
         if let Some(state) = self.peers.get_mut(&peer) {
-            state
-                .told
-                .insert(id, head.chains.iter().map(|chain| chain.segments).sum());
+            state.told.insert(id, head.chains.iter().map(|chain| chain.segments).sum());
             state.serving.insert(id, release);
         }
         let status = self.own_status()?;
-        Ok(Response::Session {
-            status: status.bytes().to_vec().into(),
-            head: head.bytes().to_vec().into(),
-        })
+        Ok(Response::Session { status: status.bytes().to_vec().into(), head: head.bytes().to_vec().into() })
     }
 
     /// SPEC rule 7, with what is held now.
@@ -549,15 +477,9 @@ impl Engine {
         release: &Verified<Release>,
     ) -> Result<(), Denial> {
         let grant = release.grant;
-        let unknown = Denial {
-            grant,
-            clause: Clause::NotCounting,
-        };
+        let unknown = Denial { grant, clause: Clause::NotCounting };
         // The own Status is renewed when its lease runs low; this device is the holder's only one.
-        self.own_status().map_err(|_| Denial {
-            grant,
-            clause: Clause::HolderStatus,
-        })?;
+        self.own_status().map_err(|_| Denial { grant, clause: Clause::HolderStatus })?;
         let given = self.given.get(&grant).ok_or(unknown.clone())?;
         if given.open.reader() != from {
             return Err(unknown);
@@ -582,10 +504,7 @@ impl Engine {
 
     /// Whether the running session of a peer under a grant still stands; if not, it ends here.
     fn session_stands(&mut self, peer: DeviceId, grant: GrantId) -> Result<(), Denial> {
-        let none = Denial {
-            grant,
-            clause: Clause::Request,
-        };
+        let none = Denial { grant, clause: Clause::Request };
         let state = self.peers.get(&peer).ok_or(none.clone())?;
         let (from, release) = match (state.party, state.serving.get(&grant)) {
             (Some(from), Some(release)) => (from, release.clone()),
@@ -633,9 +552,7 @@ impl Engine {
         stream: StreamId,
         body: &[u8],
     ) -> Result<(), Failure> {
-        let fetch = Fetch::from_bytes(body)
-            .ok()
-            .filter(|fetch| fetch.wants.len() <= WANTS_MAX);
+        let fetch = Fetch::from_bytes(body).ok().filter(|fetch| fetch.wants.len() <= WANTS_MAX);
         let Some(fetch) = fetch else {
             self.out.push(Effect::Finish(stream, Frame::Denied));
             return Ok(());
@@ -658,30 +575,13 @@ impl Engine {
     /// exactly like one that does not exist.
     fn serving_of(&self, grant: GrantId, want: &karte_protocol::message::Want) -> Result<Serving, Failure> {
         let record = want.record;
-        let shelved = self
-            .store
-            .get(SHELVED, grant.as_bytes(), record.as_bytes())?
-            .is_some();
+        let shelved = self.store.get(SHELVED, grant.as_bytes(), record.as_bytes())?.is_some();
         let row = if shelved { self.own_row(&record)? } else { None };
         let Some(row) = row else {
-            return Ok(Serving {
-                record,
-                payload_bytes: 0,
-                from: 0,
-                label: None,
-            });
+            return Ok(Serving { record, payload_bytes: 0, from: 0, label: None });
         };
-        let label = if want.label {
-            self.store.get(LABELS, TOP, record.as_bytes())?
-        } else {
-            None
-        };
-        Ok(Serving {
-            record,
-            payload_bytes: row.payload_bytes,
-            from: want.from,
-            label,
-        })
+        let label = if want.label { self.store.get(LABELS, TOP, record.as_bytes())? } else { None };
+        Ok(Serving { record, payload_bytes: row.payload_bytes, from: want.from, label })
     }
 
     /// Decided again every MiB and every second of a stream.
@@ -702,12 +602,8 @@ impl Engine {
         for peer in self.peers.values_mut() {
             peer.serving.remove(&grant);
         }
-        let cut: Vec<StreamId> = self
-            .streams
-            .iter()
-            .filter(|(_, (_, of))| *of == grant)
-            .map(|(stream, _)| *stream)
-            .collect();
+        let cut: Vec<StreamId> =
+            self.streams.iter().filter(|(_, (_, of))| *of == grant).map(|(stream, _)| *stream).collect();
         for stream in cut {
             self.streams.remove(&stream);
             self.out.push(Effect::Go(stream, false));
@@ -742,10 +638,9 @@ impl Engine {
 fn view_scope(scope: &Scope) -> Value {
     let bound = |bound: grant::Bound| match bound {
         grant::Bound::Instant(at) => time_text(at),
-        grant::Bound::Local(at) => time_text(at)
-            .trim_end_matches('Z')
-            .trim_end_matches("T00:00:00")
-            .to_owned(),
+        grant::Bound::Local(at) => {
+            time_text(at).trim_end_matches('Z').trim_end_matches("T00:00:00").to_owned()
+        }
     };
     json!({
         "kinds": scope.kinds,

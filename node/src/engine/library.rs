@@ -42,11 +42,7 @@ impl Engine {
     pub(super) fn known_of(&self, subject: PartyId, hashes: &[Digest]) -> Result<BTreeSet<Digest>, Failure> {
         let mut known = BTreeSet::new();
         for hash in hashes {
-            if self
-                .store
-                .get(KNOWN, subject.as_bytes(), hash.as_bytes())?
-                .is_some()
-            {
+            if self.store.get(KNOWN, subject.as_bytes(), hash.as_bytes())?.is_some() {
                 known.insert(*hash);
             }
         }
@@ -60,10 +56,7 @@ impl Engine {
         let mut seen = BTreeSet::new();
         for record in records {
             let (subject, hash) = (record.label.subject, record.label.hash);
-            let known = self
-                .store
-                .get(KNOWN, subject.as_bytes(), hash.as_bytes())?
-                .is_some();
+            let known = self.store.get(KNOWN, subject.as_bytes(), hash.as_bytes())?.is_some();
             if known || !seen.insert((subject, hash)) {
                 twice.push(record.handed.record);
             } else {
@@ -79,12 +72,7 @@ impl Engine {
                 at_ms: self.now,
                 from: None,
             };
-            self.put_bytes(
-                LABELS,
-                TOP,
-                record.handed.record.as_bytes(),
-                record.sealed_label.clone(),
-            )?;
+            self.put_bytes(LABELS, TOP, record.handed.record.as_bytes(), record.sealed_label.clone())?;
             self.put_own(record.handed.record, &record.label, &row)?;
         }
         let ids: Vec<RecordId> = fresh.iter().map(|record| record.handed.record).collect();
@@ -98,10 +86,8 @@ impl Engine {
 
     /// Takes a received record into the own library: same payload, same author's signature.
     pub(super) fn adopt(&mut self, seen: &Seen) -> Result<bool, Failure> {
-        let known = self
-            .store
-            .get(KNOWN, seen.label.subject.as_bytes(), seen.label.hash.as_bytes())?
-            .is_some();
+        let known =
+            self.store.get(KNOWN, seen.label.subject.as_bytes(), seen.label.hash.as_bytes())?.is_some();
         if known || self.store.get(OWN, TOP, seen.record.as_bytes())?.is_some() {
             return Ok(false);
         }
@@ -122,12 +108,7 @@ impl Engine {
     fn put_own(&mut self, record: RecordId, label: &Verified<Label>, row: &OwnRow) -> Result<(), Failure> {
         let mut batch = Batch::default();
         batch.put(OWN, TOP, record.as_bytes(), encoding::encode(row)?);
-        batch.put(
-            KNOWN,
-            label.subject.as_bytes(),
-            label.hash.as_bytes(),
-            record.as_bytes().to_vec(),
-        );
+        batch.put(KNOWN, label.subject.as_bytes(), label.hash.as_bytes(), record.as_bytes().to_vec());
         self.write(batch)
     }
 
@@ -149,10 +130,7 @@ impl Engine {
             };
             let signed = Verified::sign(segment, self.by(), &self.keys.device)?;
             let id = signed.id();
-            let both = SegmentAndKeys {
-                segment: Bytes::from(signed.bytes().to_vec()),
-                keys: keys.into(),
-            };
+            let both = SegmentAndKeys { segment: Bytes::from(signed.bytes().to_vec()), keys: keys.into() };
             self.put(SEGMENTS, OWN_SHELF, &seq.to_be_bytes(), &both)?;
             self.put(super::rows::META, TOP, b"own shelf", &(seq + 1, id))?;
         }
@@ -194,9 +172,7 @@ impl Engine {
 
     /// The key that everything under a grant is sealed with here; gone when the reading key is gone.
     fn grant_sealer(&self, grant: &GrantId) -> Option<Sealer> {
-        self.ring
-            .reading(grant)
-            .map(|key| Sealer::new(&key.derive("karte v1 received rows")))
+        self.ring.reading(grant).map(|key| Sealer::new(&key.derive("karte v1 received rows")))
     }
 
     pub(super) fn put_received(
@@ -208,10 +184,7 @@ impl Engine {
         let Some(sealer) = self.grant_sealer(&grant) else {
             return Ok(());
         };
-        let sealed = sealer.seal(
-            record.as_bytes(),
-            &zeroize::Zeroizing::new(encoding::encode(row)?),
-        )?;
+        let sealed = sealer.seal(record.as_bytes(), &zeroize::Zeroizing::new(encoding::encode(row)?))?;
         let mut batch = Batch::default();
         batch.put(RECEIVED, grant.as_bytes(), record.as_bytes(), sealed);
         batch.put(CAME_BY, record.as_bytes(), grant.as_bytes(), vec![]);
@@ -262,12 +235,7 @@ impl Engine {
     /// Every record that the own user may see now: own ones, and received ones whose grant still lets them be read.
     fn each_seen(&self, visit: &mut dyn FnMut(Seen)) -> Result<(), Failure> {
         self.each_own(&mut |record, label, row| {
-            visit(Seen {
-                record,
-                label,
-                handed: row.handed(record),
-                grant: None,
-            });
+            visit(Seen { record, label, handed: row.handed(record), grant: None });
         })?;
         for grant in self.readable_grants() {
             self.each_received(&grant, &mut |record, row| {
@@ -308,11 +276,7 @@ impl Engine {
             } else if own.contains(&seen.record) {
                 return;
             }
-            rows.push((
-                seen.label.effective.map(|time| time.start_ms),
-                seen.record,
-                self.view_record(&seen),
-            ));
+            rows.push((seen.label.effective.map(|time| time.start_ms), seen.record, self.view_record(&seen)));
         })?;
         rows.sort_by_key(|row| (row.0, row.1));
         Ok(rows.into_iter().map(|(_, _, view)| view).collect())
@@ -341,20 +305,13 @@ impl Engine {
         let mut found: Vec<Seen> = Vec::new();
         let text = id.trim().to_ascii_lowercase();
         if text.len() < 4 {
-            return Err(Failure::usage(format!(
-                "expected at least 4 characters of a record id, got {id:?}"
-            )));
+            return Err(Failure::usage(format!("expected at least 4 characters of a record id, got {id:?}")));
         }
         if let Ok(record) = text.parse::<RecordId>()
             && let Some(row) = self.own_row(&record)?
         {
             let label = verify_label(&row.label)?;
-            return Ok(Seen {
-                record,
-                label,
-                handed: row.handed(record),
-                grant: None,
-            });
+            return Ok(Seen { record, label, handed: row.handed(record), grant: None });
         }
         self.each_seen(&mut |seen| {
             let is_new = found.iter().all(|other| other.record != seen.record);
@@ -373,9 +330,7 @@ impl Engine {
     }
 
     pub(super) fn view_record(&self, seen: &Seen) -> Value {
-        let Seen {
-            record, label, grant, ..
-        } = seen;
+        let Seen { record, label, grant, .. } = seen;
         let codes: Vec<String> = label
             .codes
             .iter()
@@ -418,10 +373,5 @@ pub(super) fn seen_of(grant: GrantId, record: RecordId, row: &ReceivedRow) -> Op
         file_key: FileKey::from_bytes(&row.file_key),
         label_hash: row.label_hash,
     };
-    Some(Seen {
-        record,
-        label,
-        handed,
-        grant: Some(grant),
-    })
+    Some(Seen { record, label, handed, grant: Some(grant) })
 }

@@ -274,41 +274,15 @@ pub struct Birth {
 
 /// Signs the Genesis of a new party with one device.
 pub fn birth(keys: &Keys, chance: &mut dyn Chance, now: UnixMs) -> Result<Birth, Failure> {
-    let device = Device {
-        device: keys.device.device(),
-        recipients: vec![keys.sealing.recipient()],
-    };
-    let next_recovery = keys
-        .recovery
-        .iter()
-        .map(|seed| seed.commitment())
-        .collect::<Vec<_>>();
+    let device = Device { device: keys.device.device(), recipients: vec![keys.sealing.recipient()] };
+    let next_recovery = keys.recovery.iter().map(|seed| seed.commitment()).collect::<Vec<_>>();
     let threshold = u8::from(!next_recovery.is_empty());
-    let genesis = Genesis {
-        salt: chance.salt(),
-        devices: vec![device],
-        next_recovery,
-        threshold,
-    };
-    let entry = Entry {
-        seq: 0,
-        prev: None,
-        at_ms: now,
-        act: Act::Genesis(genesis),
-    };
-    let by = By {
-        party: None,
-        r#gen: 0,
-        device: keys.device.device(),
-    };
+    let genesis = Genesis { salt: chance.salt(), devices: vec![device], next_recovery, threshold };
+    let entry = Entry { seq: 0, prev: None, at_ms: now, act: Act::Genesis(genesis) };
+    let by = By { party: None, r#gen: 0, device: keys.device.device() };
     let signed = Verified::sign(entry, by, &keys.device)?;
-    let party = PartyLog::start(signed.clone())
-        .map_err(|error| Failure::failed(error.to_string()))?
-        .party();
-    Ok(Birth {
-        genesis: signed.bytes().to_vec(),
-        party,
-    })
+    let party = PartyLog::start(signed.clone()).map_err(|error| Failure::failed(error.to_string()))?.party();
+    Ok(Birth { genesis: signed.bytes().to_vec(), party })
 }
 
 /// What an engine is made of.
@@ -338,11 +312,7 @@ impl Engine {
         let log = PartyLog::start(genesis.clone()).map_err(|error| Failure::failed(error.to_string()))?;
         let party = log.party();
         let mut engine = Self {
-            me: Me {
-                party,
-                name: parts.name,
-                kind: parts.kind,
-            },
+            me: Me { party, name: parts.name, kind: parts.kind },
             keys: parts.keys,
             policy: parts.policy,
             store: parts.store,
@@ -365,9 +335,7 @@ impl Engine {
         engine.check_clock()?;
         let id = EntryId::from(genesis.id());
         engine.put_bytes(ENTRIES, party.as_bytes(), id.as_bytes(), genesis.bytes().to_vec())?;
-        engine.addresses = engine
-            .row(rows::META, rows::TOP, b"addresses")?
-            .unwrap_or_default();
+        engine.addresses = engine.row(rows::META, rows::TOP, b"addresses")?.unwrap_or_default();
         engine.load_people()?;
         engine.load_given()?;
         engine.load_got()?;
@@ -394,18 +362,12 @@ impl Engine {
 
     /// COSE bytes of the own identity entries: they travel with every label.
     pub fn identity(&self) -> Vec<Vec<u8>> {
-        self.mine()
-            .log
-            .identity_entries()
-            .iter()
-            .map(|entry| entry.bytes().to_vec())
-            .collect()
+        self.mine().log.identity_entries().iter().map(|entry| entry.bytes().to_vec()).collect()
     }
 
     /// Makes everything written durable. Effects are carried out after this, never before.
     pub fn commit(&mut self) -> Result<(), StoreError> {
-        self.store
-            .raise_time_floor(u64::try_from(self.now).unwrap_or_default());
+        self.store.raise_time_floor(u64::try_from(self.now).unwrap_or_default());
         self.store.commit()
     }
 
@@ -441,11 +403,7 @@ impl Engine {
                 self.answer(ticket, taken.map(Answer::Taken));
             }
             Input::Listening(addresses) => self.listening(addresses)?,
-            Input::Connected {
-                peer,
-                address,
-                dialled,
-            } => self.connected(peer, address, dialled)?,
+            Input::Connected { peer, address, dialled } => self.connected(peer, address, dialled)?,
             Input::Disconnected(peer) => self.disconnected(peer),
             Input::DialFailed(party, reason) => self.dial_failed(party, &reason),
             Input::Request(peer, id, body) => self.request(peer, id, &body)?,
@@ -545,9 +503,7 @@ impl Engine {
     // --- the own party
 
     fn mine(&self) -> &Held {
-        self.logs
-            .get(&self.me.party)
-            .expect("the own log is put in when the engine opens")
+        self.logs.get(&self.me.party).expect("the own log is put in when the engine opens")
     }
 
     fn device(&self) -> DeviceId {
@@ -555,33 +511,18 @@ impl Engine {
     }
 
     fn by(&self) -> By {
-        By {
-            party: Some(self.me.party),
-            r#gen: self.mine().state.generation,
-            device: self.device(),
-        }
+        By { party: Some(self.me.party), r#gen: self.mine().state.generation, device: self.device() }
     }
 
     /// Signs the next entry of the own chain. Durable with the next commit, which comes before any effect.
     fn append(&mut self, act: Act) -> Result<Verified<Entry>, Failure> {
         let device = self.device();
-        let head = self
-            .mine()
-            .state
-            .heads
-            .iter()
-            .find(|head| head.device == device)
-            .cloned();
+        let head = self.mine().state.heads.iter().find(|head| head.device == device).cloned();
         let (seq, prev) = match head {
             Some(head) => (head.seq + 1, Some(head.id)),
             None => (0, None),
         };
-        let entry = Entry {
-            seq,
-            prev,
-            at_ms: self.now,
-            act,
-        };
+        let entry = Entry { seq, prev, at_ms: self.now, act };
         let signed = Verified::sign(entry, self.by(), &self.keys.device)?;
         self.take_entry(self.me.party, signed.clone())?;
         self.refresh(self.me.party);
@@ -654,10 +595,7 @@ impl Engine {
         parent: &[u8],
         item: &[u8],
     ) -> Result<Option<T>, Failure> {
-        self.store
-            .get(table, parent, item)?
-            .map(|bytes| decode_row(&bytes))
-            .transpose()
+        self.store.get(table, parent, item)?.map(|bytes| decode_row(&bytes)).transpose()
     }
 
     /// All rows of one parent, decoded; sorted by item because the store has no order.
@@ -668,17 +606,16 @@ impl Engine {
     ) -> Result<BTreeMap<Vec<u8>, T>, Failure> {
         let mut rows = BTreeMap::new();
         let mut failed = None;
-        self.store
-            .scan(table, parent, &mut |item, value| match decode_row(value) {
-                Ok(row) => {
-                    rows.insert(item.to_vec(), row);
-                    std::ops::ControlFlow::Continue(())
-                }
-                Err(failure) => {
-                    failed = Some(failure);
-                    std::ops::ControlFlow::Break(())
-                }
-            })?;
+        self.store.scan(table, parent, &mut |item, value| match decode_row(value) {
+            Ok(row) => {
+                rows.insert(item.to_vec(), row);
+                std::ops::ControlFlow::Continue(())
+            }
+            Err(failure) => {
+                failed = Some(failure);
+                std::ops::ControlFlow::Break(())
+            }
+        })?;
         failed.map_or(Ok(rows), Err)
     }
 
@@ -701,10 +638,7 @@ type Row = (Vec<u8>, Vec<u8>);
 
 fn decode_row<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     encoding::decode(bytes, crate::store::VALUE_BYTES_MAX).map_err(|error| {
-        Failure::new(
-            Kind::Damaged,
-            format!("a row of the store is not what was written: {error}"),
-        )
+        Failure::new(Kind::Damaged, format!("a row of the store is not what was written: {error}"))
     })
 }
 
@@ -712,9 +646,7 @@ fn decode_row<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, Failur
 fn find_id<'a, T: 'a>(what: &str, text: &str, ids: impl Iterator<Item = (String, T)>) -> Result<T, Failure> {
     let text = text.trim().to_ascii_lowercase();
     if text.len() < 4 {
-        return Err(Failure::usage(format!(
-            "expected at least 4 characters of a {what} id, got {text:?}"
-        )));
+        return Err(Failure::usage(format!("expected at least 4 characters of a {what} id, got {text:?}")));
     }
     let mut found = ids.filter(|(id, _)| id.starts_with(&text));
     match (found.next(), found.next()) {

@@ -126,11 +126,9 @@ impl Engine {
         };
         self.redial.insert(party, Redial::default());
         if self.greeted_device(party).is_none() {
-            let lost = Failure::new(
-                Kind::Unreachable,
-                format!("the connection to {} broke", self.name_of(party)),
-            )
-            .next("Repeat `karte sync`: what has arrived is kept.");
+            let lost =
+                Failure::new(Kind::Unreachable, format!("the connection to {} broke", self.name_of(party)))
+                    .next("Repeat `karte sync`: what has arrived is kept.");
             self.end_sync_of(party, Err(lost));
         }
     }
@@ -156,20 +154,13 @@ impl Engine {
     }
 
     pub(super) fn greeted_device(&self, party: PartyId) -> Option<DeviceId> {
-        let found = self
-            .peers
-            .iter()
-            .find(|(_, state)| state.greeted && state.party == Some(party));
+        let found = self.peers.iter().find(|(_, state)| state.greeted && state.party == Some(party));
         found.map(|(device, _)| *device)
     }
 
     /// A contact was added: if it is knocking on an open connection, greet it there; else call it.
     pub(super) fn greet_known(&mut self, party: PartyId) -> Result<(), Failure> {
-        for state in self
-            .peers
-            .values_mut()
-            .filter(|state| state.knocking == Some(party))
-        {
+        for state in self.peers.values_mut().filter(|state| state.knocking == Some(party)) {
             state.hello_sent = false;
             state.dialled = true;
         }
@@ -230,11 +221,7 @@ impl Engine {
         if let Request::Hello(hello) = request {
             return self.hello_asked(peer, &hello.card, &hello.status);
         }
-        let greeted = self
-            .peers
-            .get(&peer)
-            .filter(|state| state.greeted)
-            .and_then(|state| state.party);
+        let greeted = self.peers.get(&peer).filter(|state| state.greeted).and_then(|state| state.party);
         let Some(from) = greeted.filter(|party| self.is_known(*party)) else {
             return Ok(Response::Denied);
         };
@@ -290,19 +277,13 @@ impl Engine {
 
     /// Both sides know each other: from here on duties flow.
     fn greeted(&mut self, peer: DeviceId, party: PartyId, status: &[u8]) -> Result<(), Failure> {
-        let has_device = self
-            .logs
-            .get(&party)
-            .is_some_and(|held| held.state.has_device(&peer));
+        let has_device = self.logs.get(&party).is_some_and(|held| held.state.has_device(&peer));
         if !has_device {
             return Ok(());
         }
         let now = self.now;
-        let staff = self
-            .syncs
-            .iter()
-            .find(|run| run.parties.contains_key(&party))
-            .map(|run| run.staff.clone());
+        let staff =
+            self.syncs.iter().find(|run| run.parties.contains_key(&party)).map(|run| run.staff.clone());
         if let Some(state) = self.peers.get_mut(&peer) {
             state.party = Some(party);
             state.greeted = true;
@@ -348,12 +329,7 @@ impl Engine {
             return Ok(());
         };
         state.outstanding.remove(&duty);
-        tracing::debug!(
-            ?peer,
-            ?duty,
-            bytes = answer.as_ref().map_or(0, Vec::len),
-            "answered"
-        );
+        tracing::debug!(?peer, ?duty, bytes = answer.as_ref().map_or(0, Vec::len), "answered");
         let response = answer.and_then(|body| Response::from_bytes(&body).map_err(|error| error.to_string()));
         let pause_ms = match &response {
             Ok(Response::Denied) => Some(DENIED_AGAIN_AFTER_MS),
@@ -522,16 +498,14 @@ impl Engine {
             Duty::Entries => self.entries_request(peer),
             Duty::Status => self.status_request(peer)?,
             Duty::Log => self.log_request(peer),
-            Duty::Offer(grant) => self.offer_of(grant)?.map(|opening| Request::Offer {
-                grant,
-                opening: opening.into(),
-            }),
+            Duty::Offer(grant) => {
+                self.offer_of(grant)?.map(|opening| Request::Offer { grant, opening: opening.into() })
+            }
             Duty::Accept(grant) => self.accept_request(grant),
             Duty::Release(grant) => self.release_request(peer, grant)?,
-            Duty::Segments(grant) => self.got.get(&grant).map(|got| Request::Segments {
-                grant,
-                from: got.row.segments,
-            }),
+            Duty::Segments(grant) => {
+                self.got.get(&grant).map(|got| Request::Segments { grant, from: got.row.segments })
+            }
             Duty::Fetch(grant) => {
                 if self.start_fetch(peer, grant) {
                     self.mark(peer, duty);
@@ -558,10 +532,7 @@ impl Engine {
         let of = self.me.party;
         let state = self.peers.get_mut(&peer)?;
         state.pushed = state.to_push.len();
-        Some(Request::Entries {
-            of,
-            entries: state.to_push.clone(),
-        })
+        Some(Request::Entries { of, entries: state.to_push.clone() })
     }
 
     fn status_request(&mut self, peer: DeviceId) -> Result<Option<Request>, Failure> {
@@ -571,9 +542,7 @@ impl Engine {
             state.status_due = false;
             state.status_told_ms = now;
         }
-        Ok(Some(Request::Status {
-            status: status.bytes().to_vec().into(),
-        }))
+        Ok(Some(Request::Status { status: status.bytes().to_vec().into() }))
     }
 
     fn log_request(&mut self, peer: DeviceId) -> Option<Request> {
@@ -588,14 +557,9 @@ impl Engine {
             return Ok(None);
         };
         if let Some(state) = self.peers.get_mut(&peer) {
-            state
-                .told
-                .insert(grant, head.chains.iter().map(|chain| chain.segments).sum());
+            state.told.insert(grant, head.chains.iter().map(|chain| chain.segments).sum());
         }
-        Ok(Some(Request::News {
-            grant,
-            head: head.bytes().to_vec().into(),
-        }))
+        Ok(Some(Request::News { grant, head: head.bytes().to_vec().into() }))
     }
 
     fn receipts_request(&mut self, peer: DeviceId) -> Result<Option<Request>, Failure> {
@@ -609,10 +573,7 @@ impl Engine {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.receipts_sent = due.iter().map(Verified::<Receipt>::id).collect();
         }
-        let receipts = due
-            .iter()
-            .map(|receipt| Bytes::from(receipt.bytes().to_vec()))
-            .collect();
+        let receipts = due.iter().map(|receipt| Bytes::from(receipt.bytes().to_vec())).collect();
         Ok(Some(Request::Receipts { receipts }))
     }
 
@@ -626,15 +587,11 @@ impl Engine {
             return Ok(());
         }
         for party in self.contacts.keys().copied().collect::<Vec<_>>() {
-            let due = self
-                .redial
-                .get(&party)
-                .is_none_or(|redial| !redial.dialling && redial.next_ms <= self.now);
-            let connected = self
-                .peers
-                .values()
-                .any(|state| state.party == Some(party) || state.knocking == Some(party))
-                || self.is_connected_unnamed(party);
+            let due =
+                self.redial.get(&party).is_none_or(|redial| !redial.dialling && redial.next_ms <= self.now);
+            let connected =
+                self.peers.values().any(|state| state.party == Some(party) || state.knocking == Some(party))
+                    || self.is_connected_unnamed(party);
             if due && !connected && self.is_known(party) && self.dial(party) {
                 self.redial.entry(party).or_default().dialling = true;
             }
@@ -644,12 +601,9 @@ impl Engine {
 
     /// A connection to one of the party's devices that is not greeted yet.
     fn is_connected_unnamed(&self, party: PartyId) -> bool {
-        self.logs.get(&party).is_some_and(|held| {
-            held.state
-                .devices
-                .keys()
-                .any(|device| self.peers.contains_key(device))
-        })
+        self.logs
+            .get(&party)
+            .is_some_and(|held| held.state.devices.keys().any(|device| self.peers.contains_key(device)))
     }
 
     // --- sync on demand
@@ -664,9 +618,7 @@ impl Engine {
                     parties: parties.iter().map(|party| (*party, None)).collect(),
                 };
                 self.syncs.push(run);
-                parties
-                    .into_iter()
-                    .for_each(|party| self.sync_party(party, staff));
+                parties.into_iter().for_each(|party| self.sync_party(party, staff));
             }
         }
     }
@@ -693,15 +645,9 @@ impl Engine {
             got.run = super::getting::Run::default();
             got.wanted = got.is_live();
         }
-        let stranger = self
-            .logs
-            .get(&party)
-            .into_iter()
-            .flat_map(|held| held.state.devices.keys());
-        let stranger: Vec<DeviceId> = stranger
-            .copied()
-            .filter(|device| self.peers.contains_key(device))
-            .collect();
+        let stranger = self.logs.get(&party).into_iter().flat_map(|held| held.state.devices.keys());
+        let stranger: Vec<DeviceId> =
+            stranger.copied().filter(|device| self.peers.contains_key(device)).collect();
         if let Some(device) = self.greeted_device(party) {
             if let Some(state) = self.peers.get_mut(&device) {
                 state.staff = staff.to_owned();
@@ -717,11 +663,9 @@ impl Engine {
                 state.paused.clear();
             }
         } else if !self.dial(party) {
-            let failure = Failure::new(
-                Kind::Unreachable,
-                format!("no address of {} is known", self.name_of(party)),
-            )
-            .next("Ask for a fresh card while its node is running, and add it again.");
+            let failure =
+                Failure::new(Kind::Unreachable, format!("no address of {} is known", self.name_of(party)))
+                    .next("Ask for a fresh card while its node is running, and add it again.");
             self.end_sync_of(party, Err(failure));
         }
     }
@@ -738,17 +682,10 @@ impl Engine {
         let waiting: BTreeSet<PartyId> = self
             .syncs
             .iter()
-            .flat_map(|run| {
-                run.parties
-                    .iter()
-                    .filter(|(_, end)| end.is_none())
-                    .map(|(party, _)| *party)
-            })
+            .flat_map(|run| run.parties.iter().filter(|(_, end)| end.is_none()).map(|(party, _)| *party))
             .collect();
         for party in waiting {
-            let idle = self
-                .greeted_device(party)
-                .and_then(|device| self.peers.get(&device));
+            let idle = self.greeted_device(party).and_then(|device| self.peers.get(&device));
             if idle.is_some_and(|state| state.outstanding.is_empty()) {
                 self.end_sync_of(party, Ok(()));
             }
@@ -766,12 +703,8 @@ impl Engine {
     /// One object for each grant read from, then the sum. A failure only if nothing at all worked.
     fn sync_answer(&self, run: &SyncRun) -> Result<Vec<Value>, Failure> {
         let mut views = Vec::new();
-        let mut failures: Vec<Failure> = run
-            .parties
-            .values()
-            .flatten()
-            .filter_map(|end| end.clone().err())
-            .collect();
+        let mut failures: Vec<Failure> =
+            run.parties.values().flatten().filter_map(|end| end.clone().err()).collect();
         for (id, got) in &self.got {
             let took_part = matches!(run.parties.get(&got.row.holder), Some(Some(Ok(()))));
             let relevant = got.is_live() || got.run.denied || got.run.broken.is_some();
@@ -807,21 +740,12 @@ impl Engine {
 
     /// Somebody asked for who lets this node read nothing any more, and to whom it gives nothing either.
     fn only_ended(&self, run: &SyncRun) -> Option<Failure> {
-        let theirs: Vec<(&GrantId, &super::getting::Got)> = self
-            .got
-            .iter()
-            .filter(|(_, got)| run.parties.contains_key(&got.row.holder))
-            .collect();
+        let theirs: Vec<(&GrantId, &super::getting::Got)> =
+            self.got.iter().filter(|(_, got)| run.parties.contains_key(&got.row.holder)).collect();
         let nothing_live = run.parties.keys().all(|party| !self.has_live_grants_with(*party));
-        let open = theirs
-            .iter()
-            .any(|(_, got)| got.row.state != super::rows::GotState::Ended);
+        let open = theirs.iter().any(|(_, got)| got.row.state != super::rows::GotState::Ended);
         let ended = theirs.last().map(|(id, _)| **id)?;
-        if nothing_live && !open {
-            self.run_failure(ended)
-        } else {
-            None
-        }
+        if nothing_live && !open { self.run_failure(ended) } else { None }
     }
 
     /// Progress of every sync that waits for this grant.
@@ -830,12 +754,8 @@ impl Engine {
         let holder = got.row.holder;
         let done = got.run.bytes + got.run.underway;
         let total = got.run.bytes + got.missing.values().map(|handed| handed.bytes).sum::<u64>();
-        let tickets: Vec<Ticket> = self
-            .syncs
-            .iter()
-            .filter(|run| run.parties.contains_key(&holder))
-            .map(|run| run.ticket)
-            .collect();
+        let tickets: Vec<Ticket> =
+            self.syncs.iter().filter(|run| run.parties.contains_key(&holder)).map(|run| run.ticket).collect();
         for ticket in tickets {
             self.out.push(Effect::Progress { ticket, done, total });
         }

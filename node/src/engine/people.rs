@@ -37,21 +37,15 @@ impl Engine {
         })?;
         let mut verified: Vec<(PartyId, Verified<Entry>)> = Vec::new();
         for (party, bytes) in entries {
-            if let (Some(party), Ok(entry)) = (
-                PartyId::from_slice(&party),
-                Signed::<Entry>::from_bytes(bytes).verify(),
-            ) {
+            if let (Some(party), Ok(entry)) =
+                (PartyId::from_slice(&party), Signed::<Entry>::from_bytes(bytes).verify())
+            {
                 verified.push((party, entry));
             }
         }
         // In the order in which a log takes them: beginnings, identity, then each chain.
         verified.sort_by_key(|(_, entry)| {
-            (
-                entry.by().party.is_some(),
-                entry.by().r#gen,
-                !entry.act.is_identity(),
-                entry.seq,
-            )
+            (entry.by().party.is_some(), entry.by().r#gen, !entry.act.is_identity(), entry.seq)
         });
         let mut logs: std::collections::BTreeMap<PartyId, PartyLog> = std::collections::BTreeMap::new();
         for (party, entry) in verified {
@@ -60,20 +54,13 @@ impl Engine {
                 None => drop(PartyLog::start(entry).map(|log| logs.insert(party, log))),
             }
         }
-        self.logs
-            .extend(logs.into_iter().map(|(party, log)| (party, Held::of(log))));
+        self.logs.extend(logs.into_iter().map(|(party, log)| (party, Held::of(log))));
         for (party, row) in self.rows::<ContactRow>(CONTACTS, TOP)? {
             let Some(party) = PartyId::from_slice(&party) else {
                 continue;
             };
             if let Ok(introduced) = card::introduce(&row.card) {
-                self.contacts.insert(
-                    party,
-                    Contact {
-                        row,
-                        card: introduced.card,
-                    },
-                );
+                self.contacts.insert(party, Contact { row, card: introduced.card });
             }
         }
         for party in self.logs.keys().copied().collect::<Vec<_>>() {
@@ -96,10 +83,7 @@ impl Engine {
             name: self.me.name.clone(),
             kind: self.me.kind.clone(),
             addresses: self.addresses.iter().take(8).cloned().collect(),
-            identity: identity
-                .iter()
-                .map(|entry| Bytes::from(entry.bytes().to_vec()))
-                .collect(),
+            identity: identity.iter().map(|entry| Bytes::from(entry.bytes().to_vec())).collect(),
             at_ms: self.now,
         };
         Ok(Verified::sign(card, self.by(), &self.keys.device)?)
@@ -120,10 +104,7 @@ impl Engine {
     /// What opens a connection.
     pub(super) fn hello(&mut self) -> Result<Hello, Failure> {
         let status = self.own_status()?;
-        Ok(Hello {
-            card: self.card()?.bytes().to_vec().into(),
-            status: status.bytes().to_vec().into(),
-        })
+        Ok(Hello { card: self.card()?.bytes().to_vec().into(), status: status.bytes().to_vec().into() })
     }
 
     // --- contacts
@@ -157,9 +138,7 @@ impl Engine {
             return Err(Failure::usage("expected an alias of 1 to 100 bytes").next("Use --as NAME."));
         }
         let taken = |alias: &str| {
-            self.contacts
-                .iter()
-                .any(|(other, contact)| *other != party && contact.row.alias == alias)
+            self.contacts.iter().any(|(other, contact)| *other != party && contact.row.alias == alias)
         };
         if base == "me" || base.starts_with("karte1") || (wish.is_some() && taken(&base)) {
             return Err(
@@ -167,10 +146,7 @@ impl Engine {
             );
         }
         let numbered = (2..).map(|n| format!("{base}-{n}"));
-        Ok(std::iter::once(base.clone())
-            .chain(numbered)
-            .find(|alias| !taken(alias))
-            .unwrap_or(base))
+        Ok(std::iter::once(base.clone()).chain(numbered).find(|alias| !taken(alias)).unwrap_or(base))
     }
 
     fn keep_contact(
@@ -180,16 +156,8 @@ impl Engine {
         alias: String,
         known: bool,
     ) -> Result<(), Failure> {
-        let since_ms = self
-            .contacts
-            .get(&party)
-            .map_or(self.now, |contact| contact.row.since_ms);
-        let row = ContactRow {
-            alias,
-            card: card.bytes().to_vec().into(),
-            known,
-            since_ms,
-        };
+        let since_ms = self.contacts.get(&party).map_or(self.now, |contact| contact.row.since_ms);
+        let row = ContactRow { alias, card: card.bytes().to_vec().into(), known, since_ms };
         self.put(CONTACTS, TOP, party.as_bytes(), &row)?;
         self.contacts.insert(party, Contact { row, card });
         Ok(())
@@ -212,10 +180,7 @@ impl Engine {
     }
 
     pub(super) fn show_contacts(&self) -> Vec<Value> {
-        self.contacts
-            .keys()
-            .map(|party| self.view_contact(*party))
-            .collect()
+        self.contacts.keys().map(|party| self.view_contact(*party)).collect()
     }
 
     fn view_contact(&self, party: PartyId) -> Value {
@@ -239,22 +204,15 @@ impl Engine {
         if self.is_known(party) {
             return Ok(party);
         }
-        Err(
-            Failure::refused(format!("{text} has knocked but is not a contact yet"))
-                .next(format!("`karte contact add {text}` makes it one.")),
-        )
+        Err(Failure::refused(format!("{text} has knocked but is not a contact yet"))
+            .next(format!("`karte contact add {text}` makes it one.")))
     }
 
     pub(super) fn find_contact_or_pending(&self, text: &str) -> Result<PartyId, Failure> {
         let text = text.trim();
-        let by_alias = self
-            .contacts
-            .iter()
-            .find(|(_, contact)| contact.row.alias == text);
-        let mut by_id = self
-            .contacts
-            .keys()
-            .filter(|party| text.len() >= 10 && party.to_string().starts_with(text));
+        let by_alias = self.contacts.iter().find(|(_, contact)| contact.row.alias == text);
+        let mut by_id =
+            self.contacts.keys().filter(|party| text.len() >= 10 && party.to_string().starts_with(text));
         match (by_alias, by_id.next(), by_id.next()) {
             (Some((party, _)), _, _) => Ok(*party),
             (None, Some(party), None) => Ok(*party),
@@ -301,11 +259,7 @@ impl Engine {
             return Ok(true);
         }
         let known = self.policy.accept_contacts;
-        let pending = self
-            .contacts
-            .values()
-            .filter(|contact| !contact.row.known)
-            .count();
+        let pending = self.contacts.values().filter(|contact| !contact.row.known).count();
         if !known && !self.contacts.contains_key(&party) && pending >= PENDING_MAX {
             tracing::warn!("a stranger knocked and was not kept: {PENDING_MAX} are waiting already");
             return Ok(false);
@@ -315,11 +269,7 @@ impl Engine {
             None => self.free_alias(None, &introduced.card.name, party)?,
         };
         if !self.contacts.contains_key(&party) {
-            let hint = if known {
-                "is a contact now"
-            } else {
-                "knocked: `karte contact add` lets it in"
-            };
+            let hint = if known { "is a contact now" } else { "knocked: `karte contact add` lets it in" };
             self.notice(format!("{alias} {hint}"));
         }
         if known {
@@ -372,19 +322,12 @@ impl Engine {
     }
 
     pub(super) fn verify_entries(entries: &[Bytes]) -> Vec<Verified<Entry>> {
-        entries
-            .iter()
-            .filter_map(|bytes| Signed::<Entry>::from_bytes(bytes.to_vec()).verify().ok())
-            .collect()
+        entries.iter().filter_map(|bytes| Signed::<Entry>::from_bytes(bytes.to_vec()).verify().ok()).collect()
     }
 
     /// Own entries beyond what a peer holds, in an order it can add; and whether more are left.
     pub(super) fn own_entries_beyond(&self, have: &[Head]) -> (Vec<Bytes>, bool) {
-        let held = |device: &DeviceId| {
-            have.iter()
-                .find(|head| head.device == *device)
-                .map(|head| head.seq)
-        };
+        let held = |device: &DeviceId| have.iter().find(|head| head.device == *device).map(|head| head.seq);
         let mut bytes = 0;
         let mut entries = Vec::new();
         for entry in self.mine().log.in_order() {
@@ -493,26 +436,12 @@ impl Engine {
             return Err(Failure::new(Kind::Damaged, "the keystore holds no library key"));
         };
         let mut to = self.mine().state.recipients();
-        to.extend(
-            self.keys
-                .recovery
-                .as_ref()
-                .map(|seed| seed.sealing_key().recipient()),
-        );
+        to.extend(self.keys.recovery.as_ref().map(|seed| seed.sealing_key().recipient()));
         let lines: Vec<_> = self.keys.library.iter().map(|key| key.expose_age()).collect();
-        let text = zeroize::Zeroizing::new(
-            lines
-                .iter()
-                .map(|line| line.as_str())
-                .collect::<Vec<_>>()
-                .join("\n"),
-        );
+        let text =
+            zeroize::Zeroizing::new(lines.iter().map(|line| line.as_str()).collect::<Vec<_>>().join("\n"));
         let wraps = seal::seal_to(text.as_bytes(), &to)?;
-        let library = Library {
-            n: 0,
-            recipient: newest.recipient(),
-            wraps,
-        };
+        let library = Library { n: 0, recipient: newest.recipient(), wraps };
         let signed = Verified::sign(library, self.by(), &self.keys.device)?;
         self.put_bytes(META, TOP, b"library", signed.bytes().to_vec())
     }
@@ -549,11 +478,7 @@ impl Engine {
         if addresses.is_empty() {
             return false;
         }
-        self.out.push(Effect::Dial {
-            party,
-            devices,
-            addresses,
-        });
+        self.out.push(Effect::Dial { party, devices, addresses });
         true
     }
 }

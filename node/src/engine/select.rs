@@ -21,16 +21,8 @@ impl Selection {
     pub(super) fn of(engine: &Engine, filter: &Filter) -> Result<Self, Failure> {
         Ok(Self {
             scope: scope_of(filter)?,
-            subject: filter
-                .subject
-                .as_deref()
-                .map(|text| engine.find_subject(Some(text)))
-                .transpose()?,
-            grant: filter
-                .grant
-                .as_deref()
-                .map(|text| engine.find_grant(text))
-                .transpose()?,
+            subject: filter.subject.as_deref().map(|text| engine.find_subject(Some(text))).transpose()?,
+            grant: filter.grant.as_deref().map(|text| engine.find_grant(text)).transpose()?,
         })
     }
 
@@ -57,14 +49,8 @@ pub(super) fn scope_of(filter: &Filter) -> Result<Scope, Failure> {
 
 fn code(text: &str) -> Code {
     match text.rsplit_once('|') {
-        Some((system, code)) => Code {
-            system: system.into(),
-            code: code.into(),
-        },
-        None => Code {
-            system: String::new(),
-            code: text.into(),
-        },
+        Some((system, code)) => Code { system: system.into(), code: code.into() },
+        None => Code { system: String::new(), code: text.into() },
     }
 }
 
@@ -96,20 +82,15 @@ pub(super) fn effective_text(effective: Effective) -> String {
     let offset =
         jiff::tz::Offset::from_seconds(i32::from(effective.offset_min) * 60).unwrap_or(jiff::tz::Offset::UTC);
     match jiff::Timestamp::from_millisecond(effective.start_ms) {
-        Ok(at) => at
-            .to_zoned(offset.to_time_zone())
-            .strftime("%Y-%m-%dT%H:%M:%S%:z")
-            .to_string(),
+        Ok(at) => at.to_zoned(offset.to_time_zone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
         Err(_) => effective.start_ms.to_string(),
     }
 }
 
 /// A moment on a screen, RFC 3339 in UTC.
 pub(super) fn time_text(at: UnixMs) -> String {
-    jiff::Timestamp::from_millisecond(at).map_or_else(
-        |_| at.to_string(),
-        |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-    )
+    jiff::Timestamp::from_millisecond(at)
+        .map_or_else(|_| at.to_string(), |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
 /// A length of time on a screen.

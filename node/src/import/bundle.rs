@@ -44,10 +44,7 @@ fn entry(raw: &RawValue, place: Place, sink: &mut Sink<'_>) -> ControlFlow<()> {
         sink.totals.entries_without_resource += 1;
         return ControlFlow::Continue(());
     };
-    let place = Place {
-        full_url: fhir::full_url(&entry),
-        ..place
-    };
+    let place = Place { full_url: fhir::full_url(&entry), ..place };
     fhir::read(Cow::Borrowed(resource.get()), place, sink)
 }
 
@@ -56,11 +53,7 @@ pub(super) fn composition<'a>(bundle: &Object<'a>) -> Option<Object<'a>> {
     let mut found = None;
     let _found = each(bundle.get("entry")?, |raw| {
         found = resource_of(raw).filter(|it| it.text("resourceType").as_deref() == Some("Composition"));
-        if found.is_some() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     found
 }

@@ -16,9 +16,5 @@ pub(super) fn finding(path: &Path, length: u64, looks: Looks, origin: &str) -> F
         media_type: looks.media_type.to_owned(),
         ..Facts::default()
     };
-    Finding {
-        bytes: Body::File(path.to_owned(), length),
-        facts,
-        origin: origin.to_owned(),
-    }
+    Finding { bytes: Body::File(path.to_owned(), length), facts, origin: origin.to_owned() }
 }

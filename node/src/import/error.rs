@@ -20,11 +20,7 @@ pub enum ImportError {
     #[error("expected UTF-8, got another byte at offset {offset}")]
     NotUtf8 { offset: usize },
     #[error("expected valid JSON, got a fault at line {line} column {column}: {fault}")]
-    Syntax {
-        line: usize,
-        column: usize,
-        fault: String,
-    },
+    Syntax { line: usize, column: usize, fault: String },
     #[error("expected a JSON object, got something else")]
     NotAnObject,
     #[error("expected each field once, got \"{key}\" twice")]
@@ -59,8 +55,6 @@ pub enum ImportError {
 
 impl From<std::io::Error> for ImportError {
     fn from(error: std::io::Error) -> Self {
-        Self::Unreadable {
-            got: error.to_string(),
-        }
+        Self::Unreadable { got: error.to_string() }
     }
 }

@@ -37,10 +37,7 @@ const ID_CHARS_MAX: usize = 64;
 /// Read one text that claims to be FHIR: a record, or a Bundle of them.
 pub(super) fn read(source: Cow<'_, str>, place: Place, sink: &mut Sink<'_>) -> ControlFlow<()> {
     let facts = match judge(source.strip_prefix(BOM).unwrap_or(&source), sink.limits) {
-        Ok(Judged::Record(facts)) => Facts {
-            full_url: place.full_url.clone(),
-            ..facts
-        },
+        Ok(Judged::Record(facts)) => Facts { full_url: place.full_url.clone(), ..facts },
         Ok(Judged::Bundle(object)) => return bundle::split(&object, &place, sink),
         Err(reason) => return sink.refused(&place.origin, place.settle(reason)),
     };
@@ -61,28 +58,18 @@ fn judge<'a>(text: &'a str, limits: &Limits) -> Result<Judged<'a>, ImportError> 
         return Ok(Judged::Bundle(object));
     }
     within(text, limits)?;
-    let facts = if resource == "Bundle" {
-        document_facts(&object)
-    } else {
-        facts_of(&object, &resource)
-    };
+    let facts = if resource == "Bundle" { document_facts(&object) } else { facts_of(&object, &resource) };
     Ok(Judged::Record(facts))
 }
 
 fn within(text: &str, limits: &Limits) -> Result<(), ImportError> {
     let got = text.len() as u64;
     if got > limits.resource_bytes_max {
-        return Err(ImportError::ResourceTooLarge {
-            max: limits.resource_bytes_max,
-            got,
-        });
+        return Err(ImportError::ResourceTooLarge { max: limits.resource_bytes_max, got });
     }
     let got = outline::depth(text);
     if got > limits.depth_max {
-        return Err(ImportError::TooDeep {
-            max: limits.depth_max,
-            got,
-        });
+        return Err(ImportError::TooDeep { max: limits.depth_max, got });
     }
     Ok(())
 }
@@ -94,9 +81,7 @@ fn resource_type(object: &Object<'_>) -> Result<String, ImportError> {
     if is_r4(&resource) {
         Ok(resource)
     } else {
-        Err(ImportError::UnknownResourceType {
-            got: clean(&resource, 64),
-        })
+        Err(ImportError::UnknownResourceType { got: clean(&resource, 64) })
     }
 }
 
@@ -106,9 +91,7 @@ fn bundle_type(object: &Object<'_>) -> Result<String, ImportError> {
     if is_bundle_type(&name) {
         Ok(name)
     } else {
-        Err(ImportError::UnknownBundleType {
-            got: clean(&name, 64),
-        })
+        Err(ImportError::UnknownBundleType { got: clean(&name, 64) })
     }
 }
 
@@ -118,19 +101,14 @@ fn document_facts(bundle: &Object<'_>) -> Facts {
     let Some(composition) = bundle::composition(bundle) else {
         return own;
     };
-    let title = composition
-        .text("title")
-        .map(|title| clean(&title, TITLE_BYTES_MAX));
+    let title = composition.text("title").map(|title| clean(&title, TITLE_BYTES_MAX));
     let inner = facts_of(&composition, "Composition");
     Facts {
         kind: own.kind,
         source_id: own.source_id,
         profiles: own.profiles,
         title: title.filter(|title| !title.is_empty()).unwrap_or(inner.title),
-        ..Facts {
-            title: String::new(),
-            ..inner
-        }
+        ..Facts { title: String::new(), ..inner }
     }
 }
 
@@ -157,11 +135,7 @@ fn facts_of(object: &Object<'_>, resource: &str) -> Facts {
 fn title_of(object: &Object<'_>, main: &Concepts) -> Option<String> {
     let own = object.text("title");
     let called = [own, main.title.clone(), object.text("description")];
-    called
-        .into_iter()
-        .flatten()
-        .map(|title| clean(&title, TITLE_BYTES_MAX))
-        .find(|title| !title.is_empty())
+    called.into_iter().flatten().map(|title| clean(&title, TITLE_BYTES_MAX)).find(|title| !title.is_empty())
 }
 
 /// A point in time, or a Period.
@@ -185,11 +159,7 @@ fn profiles(object: &Object<'_>) -> Vec<String> {
     let Some(raw) = object.get("meta.profile") else {
         return Vec::new();
     };
-    items(raw, CODES_MAX)
-        .into_iter()
-        .filter_map(text)
-        .filter(|uri| fits(uri, URI_BYTES_MAX))
-        .collect()
+    items(raw, CODES_MAX).into_iter().filter_map(text).filter(|uri| fits(uri, URI_BYTES_MAX)).collect()
 }
 
 /// A category is a CodeableConcept in most resources and a bare code in AllergyIntolerance.
@@ -214,9 +184,7 @@ fn categories(object: &Object<'_>) -> Vec<String> {
 /// An Observation's components are coded as it is: a blood pressure is found by its systolic code too.
 fn with_components(mut codes: Vec<Code>, components: Option<&RawValue>) -> Vec<Code> {
     for component in components.map(|raw| items(raw, CODES_MAX)).unwrap_or_default() {
-        let code = Object::parse(component.get())
-            .ok()
-            .and_then(|object| object.get("code"));
+        let code = Object::parse(component.get()).ok().and_then(|object| object.get("code"));
         for code in code.and_then(Concepts::read).unwrap_or_default().codes {
             keep(&mut codes, code, |_| true);
         }
@@ -241,9 +209,7 @@ impl Concepts {
             };
             found.title = found.title.or_else(|| concept.text("text"));
             match concept.get("coding") {
-                Some(list) => items(list, CODES_MAX)
-                    .into_iter()
-                    .for_each(|coding| found.coding(coding)),
+                Some(list) => items(list, CODES_MAX).into_iter().for_each(|coding| found.coding(coding)),
                 None => found.coding(item),
             }
         }
@@ -254,10 +220,8 @@ impl Concepts {
         let Ok(coding) = Object::parse(raw.get()) else {
             return;
         };
-        let (system, code) = (
-            coding.text("system").unwrap_or_default(),
-            coding.text("code").unwrap_or_default(),
-        );
+        let (system, code) =
+            (coding.text("system").unwrap_or_default(), coding.text("code").unwrap_or_default());
         self.title = self.title.take().or_else(|| coding.text("display"));
         keep(&mut self.codes, Code { system, code }, |coding| {
             coding.system.len() <= URI_BYTES_MAX && fits(&coding.code, CODE_BYTES_MAX)

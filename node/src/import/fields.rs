@@ -12,17 +12,11 @@ pub(super) struct Row {
 }
 
 /// The row of a resource that the table does not name.
-const OTHERS: Row = row(
-    "",
-    &["effectiveDateTime", "effectivePeriod", "period", "date"],
-    &["code"],
-);
+const OTHERS: Row = row("", &["effectiveDateTime", "effectivePeriod", "period", "date"], &["code"]);
 
 /// The row of `resource`.
 pub(super) fn row_of(resource: &str) -> &'static Row {
-    ROWS.iter()
-        .find(|row| row.resource == resource)
-        .unwrap_or(&OTHERS)
+    ROWS.iter().find(|row| row.resource == resource).unwrap_or(&OTHERS)
 }
 
 /// Whether FHIR R4 (4.0.1) has this resource.
@@ -145,10 +139,7 @@ mod tests {
     fn the_tables_are_sorted_and_name_resources_of_r4() {
         assert_eq!(R4.len(), 146);
         assert!(R4.is_sorted(), "a binary search needs order");
-        assert!(
-            ROWS.iter().all(|row| is_r4(row.resource)),
-            "each row is of a resource of R4"
-        );
+        assert!(ROWS.iter().all(|row| is_r4(row.resource)), "each row is of a resource of R4");
         assert!(ROWS.is_sorted_by_key(|row| row.resource), "rows read as a table");
     }
 }

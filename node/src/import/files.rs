@@ -86,17 +86,13 @@ fn visit_all(
 /// What stands in a folder, sorted; never more than the import has room for.
 fn folder(path: &Path, depth: usize, limits: &Limits, listed: usize) -> Result<Vec<PathBuf>, ImportError> {
     if depth >= limits.folders_deep_max {
-        return Err(ImportError::FolderTooDeep {
-            max: limits.folders_deep_max,
-        });
+        return Err(ImportError::FolderTooDeep { max: limits.folders_deep_max });
     }
     let room = limits.files_max.saturating_sub(listed);
     let mut children = Vec::new();
     for child in fs::read_dir(path)? {
         if children.len() == room {
-            return Err(ImportError::TooManyFiles {
-                max: limits.files_max,
-            });
+            return Err(ImportError::TooManyFiles { max: limits.files_max });
         }
         children.push(child?.path());
     }
@@ -110,10 +106,6 @@ pub(super) fn regular(metadata: &fs::Metadata) -> Result<u64, ImportError> {
         return Ok(metadata.len());
     }
     Err(ImportError::NotAFile {
-        got: if metadata.is_dir() {
-            "a folder"
-        } else {
-            "a device, pipe or socket"
-        },
+        got: if metadata.is_dir() { "a folder" } else { "a device, pipe or socket" },
     })
 }

@@ -124,10 +124,8 @@ pub fn import(
     let listing = files::list(paths, &options.limits)?;
     let mut sink = Sink::new(&options.limits, listing.bytes_total(), visit);
     sink.totals.links_skipped = listing.links_skipped;
-    let flow = listing
-        .items
-        .into_iter()
-        .try_for_each(|(path, length)| one_path(&path, length, options, &mut sink));
+    let flow =
+        listing.items.into_iter().try_for_each(|(path, length)| one_path(&path, length, options, &mut sink));
     sink.totals.stopped = flow.is_break();
     Ok(sink.totals)
 }
@@ -176,23 +174,15 @@ fn choose(path: &Path, options: &Options) -> Result<Chosen, ImportError> {
     if options.format != Format::Document {
         match claim(path, &head, &mut file)? {
             Claim::Resource => {
-                return held(file, length, &options.limits)
-                    .and_then(utf8)
-                    .map(Chosen::Fhir);
+                return held(file, length, &options.limits).and_then(utf8).map(Chosen::Fhir);
             }
             Claim::Lines => return Ok(Chosen::Lines(file)),
             Claim::None => {}
         }
     }
-    let looks = if looks == sniff::TEXT {
-        json_or_text(path, &head, file, length, options)?
-    } else {
-        looks
-    };
+    let looks = if looks == sniff::TEXT { json_or_text(path, &head, file, length, options)? } else { looks };
     match options.format {
-        Format::Fhir => Err(ImportError::NotFhir {
-            got: looks.kind.to_owned(),
-        }),
+        Format::Fhir => Err(ImportError::NotFhir { got: looks.kind.to_owned() }),
         Format::Auto | Format::Document => Ok(Chosen::Document(looks, length)),
     }
 }
@@ -235,17 +225,12 @@ fn held(mut file: File, length: u64, limits: &Limits) -> Result<Vec<u8>, ImportE
     let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(|_| too_large(length))?);
     // One more than allowed is asked for: a file that grew since is refused, not cut.
     file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > max {
-        Err(too_large(bytes.len() as u64))
-    } else {
-        Ok(bytes)
-    }
+    if bytes.len() as u64 > max { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
 }
 
 fn utf8(bytes: Vec<u8>) -> Result<String, ImportError> {
-    String::from_utf8(bytes).map_err(|error| ImportError::NotUtf8 {
-        offset: error.utf8_error().valid_up_to(),
-    })
+    String::from_utf8(bytes)
+        .map_err(|error| ImportError::NotUtf8 { offset: error.utf8_error().valid_up_to() })
 }
 
 /// A text is JSON if it parses. One too large to hold is called what its first character says.
@@ -269,6 +254,5 @@ fn json_or_text(
 }
 
 fn has_ending(path: &Path, ending: &str) -> bool {
-    path.extension()
-        .is_some_and(|found| found.eq_ignore_ascii_case(ending))
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending))
 }

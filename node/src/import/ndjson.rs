@@ -37,12 +37,7 @@ pub(super) fn read(file: File, origin: &str, sink: &mut Sink<'_>) -> ControlFlow
 
 fn one_line(line: Line, place: Place, number: usize, sink: &mut Sink<'_>) -> ControlFlow<()> {
     let Line::Whole(mut bytes) = line else {
-        return sink.refused(
-            &place.origin,
-            ImportError::LineTooLong {
-                max: sink.limits.file_bytes_max,
-            },
-        );
+        return sink.refused(&place.origin, ImportError::LineTooLong { max: sink.limits.file_bytes_max });
     };
     // The mark belongs to the file, not to its first record.
     if number == 1 && bytes.starts_with(BOM.as_bytes()) {
@@ -69,10 +64,7 @@ enum Line {
 /// The next line and how far it moved the file on. A longer line than `max` is skipped without being held.
 fn next_line(reader: &mut impl BufRead, max: u64) -> io::Result<Option<(Line, u64)>> {
     let mut bytes = Vec::new();
-    let read = reader
-        .by_ref()
-        .take(max.saturating_add(1))
-        .read_until(b'\n', &mut bytes)? as u64;
+    let read = reader.by_ref().take(max.saturating_add(1)).read_until(b'\n', &mut bytes)? as u64;
     if read == 0 {
         return Ok(None);
     }

@@ -28,9 +28,7 @@ impl<'a> Object<'a> {
     /// values without recursion, so depth costs no stack.
     pub(super) fn parse(text: &'a str) -> Result<Self, ImportError> {
         let mut json = serde_json::Deserializer::from_str(text);
-        let object = json
-            .deserialize_map(ObjectVisitor)
-            .and_then(|object| json.end().map(|()| object));
+        let object = json.deserialize_map(ObjectVisitor).and_then(|object| json.end().map(|()| object));
         object.map_err(|error| fault(&error))?
     }
 
@@ -80,10 +78,7 @@ pub(super) fn each<'a>(
     visit: impl FnMut(&'a RawValue) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     let mut flow = ControlFlow::Continue(());
-    let visitor = ListVisitor {
-        visit,
-        flow: &mut flow,
-    };
+    let visitor = ListVisitor { visit, flow: &mut flow };
     // The only faults left are "not a list", which has no items, and our own stop: the syntax was judged when
     // the raw value was cut out.
     let _judged = serde_json::Deserializer::from_str(list.get()).deserialize_seq(visitor);
@@ -97,11 +92,7 @@ fn fault(error: &serde_json::Error) -> ImportError {
     }
     let said = error.to_string();
     let fault = said.split(" at line ").next().unwrap_or_default().to_owned();
-    ImportError::Syntax {
-        line: error.line(),
-        column: error.column(),
-        fault,
-    }
+    ImportError::Syntax { line: error.line(), column: error.column(), fault }
 }
 
 struct ObjectVisitor;
@@ -119,9 +110,7 @@ impl<'de> Visitor<'de> for ObjectVisitor {
         while let Some(name) = map.next_key::<String>()? {
             if fields.contains_key(&name) {
                 skip_rest(&mut map)?;
-                return Ok(Err(ImportError::DuplicateField {
-                    key: clean(&name, NAME_BYTES_MAX),
-                }));
+                return Ok(Err(ImportError::DuplicateField { key: clean(&name, NAME_BYTES_MAX) }));
             }
             if fields.len() == FIELDS_MAX {
                 skip_rest(&mut map)?;

@@ -81,10 +81,7 @@ impl Scan {
             self.in_text = false;
             self.named = self.depth == 1 && self.agreed == Some(CLAIM.len());
         } else {
-            self.agreed = self
-                .agreed
-                .filter(|n| CLAIM.get(*n) == Some(&byte))
-                .map(|n| n + 1);
+            self.agreed = self.agreed.filter(|n| CLAIM.get(*n) == Some(&byte)).map(|n| n + 1);
         }
     }
 
@@ -130,10 +127,7 @@ mod tests {
     #[test]
     fn the_claim_is_a_name_of_the_outermost_object() {
         let claims = |text: &str| outline(text.as_bytes()).unwrap().claims_fhir;
-        assert!(
-            claims(r#"{"id":"a]}\"","entry":[{"x":1}], "resourceType" : "Bundle"}"#),
-            "at the end"
-        );
+        assert!(claims(r#"{"id":"a]}\"","entry":[{"x":1}], "resourceType" : "Bundle"}"#), "at the end");
         assert!(claims(r#"{"resourceType":"Patient","id"#), "cut short");
         assert!(!claims(r#"{"a":"resourceType"}"#), "as a value");
         assert!(!claims(r#"{"a":{"resourceType":"Patient"}}"#), "inside");
@@ -144,19 +138,8 @@ mod tests {
     #[test]
     fn lines_and_depth_are_seen() {
         let seen = outline("{\"a\":[[1]]}\n{\"b\":1}".as_bytes()).unwrap();
-        assert_eq!(
-            seen,
-            Outline {
-                claims_fhir: false,
-                depth: 3,
-                one_line: true,
-                more_lines: true
-            }
-        );
-        assert!(
-            !outline("{} {}\n".as_bytes()).unwrap().more_lines,
-            "two on a line are a fault, not lines"
-        );
+        assert_eq!(seen, Outline { claims_fhir: false, depth: 3, one_line: true, more_lines: true });
+        assert!(!outline("{} {}\n".as_bytes()).unwrap().more_lines, "two on a line are a fault, not lines");
         assert!(!outline("{\n}\n".as_bytes()).unwrap().one_line);
         assert_eq!(depth(&"[".repeat(100_000)), 100_000, "depth costs no stack");
     }

@@ -23,13 +23,7 @@ impl<'v> Sink<'v> {
         bytes_total: u64,
         visit: &'v mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Self {
-        Self {
-            limits,
-            totals: Totals::default(),
-            visit,
-            bytes_total,
-            refused_here: 0,
-        }
+        Self { limits, totals: Totals::default(), visit, bytes_total, refused_here: 0 }
     }
 
     pub(super) fn found(&mut self, finding: Finding) -> ControlFlow<()> {
@@ -38,11 +32,7 @@ impl<'v> Sink<'v> {
     }
 
     pub(super) fn found_text(&mut self, text: String, facts: Facts, origin: String) -> ControlFlow<()> {
-        self.found(Finding {
-            bytes: Body::Memory(text.into_bytes()),
-            facts,
-            origin,
-        })
+        self.found(Finding { bytes: Body::Memory(text.into_bytes()), facts, origin })
     }
 
     pub(super) fn refused(&mut self, origin: &str, reason: ImportError) -> ControlFlow<()> {
@@ -51,10 +41,7 @@ impl<'v> Sink<'v> {
         if self.refused_here > self.limits.refusals_told_max {
             return ControlFlow::Continue(());
         }
-        (self.visit)(Event::Refused {
-            origin: origin.to_owned(),
-            reason,
-        })
+        (self.visit)(Event::Refused { origin: origin.to_owned(), reason })
     }
 
     /// A file ends: what was refused beyond the bound is told as a number.
@@ -63,10 +50,7 @@ impl<'v> Sink<'v> {
         if count == 0 {
             return ControlFlow::Continue(());
         }
-        (self.visit)(Event::Refused {
-            origin: origin.to_owned(),
-            reason: ImportError::AndMore { count },
-        })
+        (self.visit)(Event::Refused { origin: origin.to_owned(), reason: ImportError::AndMore { count } })
     }
 
     /// `bytes` more have been read.
@@ -78,10 +62,7 @@ impl<'v> Sink<'v> {
     pub(super) fn advanced_to(&mut self, bytes_done: u64) -> ControlFlow<()> {
         let bytes_done = bytes_done.min(self.bytes_total);
         self.totals.bytes = bytes_done;
-        (self.visit)(Event::Progress {
-            bytes_done,
-            bytes_total: self.bytes_total,
-        })
+        (self.visit)(Event::Progress { bytes_done, bytes_total: self.bytes_total })
     }
 }
 
@@ -97,38 +78,25 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn file(origin: &str) -> Self {
-        Self {
-            origin: origin.to_owned(),
-            full_url: None,
-            level: 0,
-            lines_before: 0,
-        }
+        Self { origin: origin.to_owned(), full_url: None, level: 0, lines_before: 0 }
     }
 
     pub(super) fn line(origin: &str, number: usize) -> Self {
         let lines_before = number.saturating_sub(1);
-        Self {
-            lines_before,
-            ..Self::file(&format!("{origin} line {number}"))
-        }
+        Self { lines_before, ..Self::file(&format!("{origin} line {number}")) }
     }
 
     /// Entry `number` of the Bundle that stands here.
     pub(super) fn entry(&self, number: u64) -> Self {
-        Self {
-            level: self.level + 1,
-            ..Self::file(&format!("{} entry {number}", self.origin))
-        }
+        Self { level: self.level + 1, ..Self::file(&format!("{} entry {number}", self.origin)) }
     }
 
     /// A fault's line within the text becomes its line within the file.
     pub(super) fn settle(&self, reason: ImportError) -> ImportError {
         match reason {
-            ImportError::Syntax { line, column, fault } => ImportError::Syntax {
-                line: line + self.lines_before,
-                column,
-                fault,
-            },
+            ImportError::Syntax { line, column, fault } => {
+                ImportError::Syntax { line: line + self.lines_before, column, fault }
+            }
             other => other,
         }
     }

@@ -79,11 +79,7 @@ fn starts_markup(text: &str) -> bool {
     let Some(rest) = text.trim_start().strip_prefix('<') else {
         return false;
     };
-    let word: String = rest
-        .chars()
-        .take("!doctype html".len())
-        .collect::<String>()
-        .to_ascii_lowercase();
+    let word: String = rest.chars().take("!doctype html".len()).collect::<String>().to_ascii_lowercase();
     let html = word.starts_with("!doctype html") || word.starts_with("html");
     !html && word.starts_with(|c: char| c.is_alphabetic() || matches!(c, '?' | '!' | '_'))
 }
@@ -111,10 +107,6 @@ mod tests {
         let long = "é".repeat(HEAD_BYTES);
         let odd = [b"x", long.as_bytes()].concat();
         assert_eq!(sniff(&odd[..HEAD_BYTES]), TEXT);
-        assert_eq!(
-            sniff(b"cut \xc3").kind,
-            "document/other",
-            "a whole file may not end inside a character"
-        );
+        assert_eq!(sniff(b"cut \xc3").kind, "document/other", "a whole file may not end inside a character");
     }
 }

@@ -20,10 +20,7 @@ struct Heard {
 
 impl Heard {
     fn bodies(&self) -> Vec<String> {
-        self.found
-            .iter()
-            .map(|finding| String::from_utf8(bytes(finding)).unwrap())
-            .collect()
+        self.found.iter().map(|finding| String::from_utf8(bytes(finding)).unwrap()).collect()
     }
 
     fn reasons(&self) -> Vec<&str> {
@@ -40,11 +37,7 @@ impl Heard {
     }
 
     fn only(&self) -> &Facts {
-        assert_eq!(
-            (self.found.len(), self.reasons()),
-            (1, vec![]),
-            "one finding and no refusal"
-        );
+        assert_eq!((self.found.len(), self.reasons()), (1, vec![]), "one finding and no refusal");
         &self.found[0].facts
     }
 }
@@ -66,10 +59,7 @@ fn import_with(paths: &[PathBuf], options: &Options) -> Heard {
         match event {
             Event::Found(finding) => heard.found.push(finding),
             Event::Refused { origin, reason } => heard.refused.push((origin, reason.to_string())),
-            Event::Progress {
-                bytes_done,
-                bytes_total,
-            } => assert!(bytes_done <= bytes_total),
+            Event::Progress { bytes_done, bytes_total } => assert!(bytes_done <= bytes_total),
         }
         ControlFlow::Continue(())
     });
@@ -113,15 +103,8 @@ fn a_bundle_becomes_its_resources_byte_for_byte() {
         "expected each field once, got \"id\" twice",
     ];
     assert_eq!(heard.reasons(), expected);
-    assert!(
-        heard.refused[0].0.ends_with("b.json entry 3"),
-        "{} names the entry",
-        heard.refused[0].0
-    );
-    assert_eq!(
-        (heard.totals.entries_without_resource, heard.totals.empty_bundles),
-        (1, 1)
-    );
+    assert!(heard.refused[0].0.ends_with("b.json entry 3"), "{} names the entry", heard.refused[0].0);
+    assert_eq!((heard.totals.entries_without_resource, heard.totals.empty_bundles), (1, 1));
 }
 
 #[test]
@@ -137,10 +120,7 @@ fn a_document_bundle_stays_one() {
         (facts.codes[0].system.as_str(), facts.codes[0].code.as_str()),
         ("http://loinc.org", "60591-5")
     );
-    assert_eq!(
-        facts.effective.map(|e| e.end_ms - e.start_ms),
-        Some(31 * 86_400_000)
-    );
+    assert_eq!(facts.effective.map(|e| e.end_ms - e.start_ms), Some(31 * 86_400_000));
     assert_eq!(heard.bodies(), [bundle]);
 }
 
@@ -153,20 +133,11 @@ fn an_observation_says_what_when_and_of_which_kind() {
         \"effectivePeriod\":{\"start\":\"1970-01-01T01:00:00+01:00\"}}\n";
     let heard = one("o.json", text);
     let facts = heard.only();
-    assert_eq!(
-        (&facts.categories, &facts.profiles),
-        (&vec!["vital-signs".into()], &vec!["http://p".into()])
-    );
-    assert_eq!(
-        [&facts.codes[0].code, &facts.codes[1].code],
-        ["85354-9", "8480-6"]
-    );
+    assert_eq!((&facts.categories, &facts.profiles), (&vec!["vital-signs".into()], &vec!["http://p".into()]));
+    assert_eq!([&facts.codes[0].code, &facts.codes[1].code], ["85354-9", "8480-6"]);
     let effective = facts.effective.map(|e| (e.start_ms, e.end_ms, e.offset_min));
     assert_eq!(effective, Some((0, 0, 60)));
-    assert_eq!(
-        facts.title, "Blood\u{fffd}[2J pressure",
-        "a title cannot drive a terminal"
-    );
+    assert_eq!(facts.title, "Blood\u{fffd}[2J pressure", "a title cannot drive a terminal");
     assert_eq!(heard.bodies(), [text], "bytes stay, mark and line end too");
 }
 
@@ -201,20 +172,12 @@ fn a_bad_line_does_not_fail_the_others() {
     assert!(heard.refused[0].0.ends_with(" line 4"), "{}", heard.refused[0].0);
 
     let single = one("p.ndjson", format!("{PATIENT}\n"));
-    assert_eq!(
-        single.bodies(),
-        [PATIENT],
-        "a line keeps its bytes when the file grows"
-    );
+    assert_eq!(single.bodies(), [PATIENT], "a line keeps its bytes when the file grows");
 }
 
 #[test]
 fn long_lines_and_many_refusals_are_bounded() {
-    let limits = Limits {
-        file_bytes_max: 30,
-        refusals_told_max: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { file_bytes_max: 30, refusals_told_max: 2, ..Limits::default() };
     let lines = format!("\"resourceType\"{}\n{PATIENT}\n1\n2\n3\n", "x".repeat(31));
     let heard = one_with("l.ndjson", lines, Format::Auto, limits);
     assert_eq!(heard.bodies(), [PATIENT]);
@@ -289,33 +252,13 @@ fn folders_are_walked_in_order_and_never_out_of() {
 
     let heard = import_with(&[root.path().to_owned()], &Options::default());
     assert_eq!(heard.bodies(), ["a", "b/a", "c", "odd name"]);
-    assert_eq!(
-        heard.reasons(),
-        ["expected a file or folder, got a device, pipe or socket"]
-    );
+    assert_eq!(heard.reasons(), ["expected a file or folder, got a device, pipe or socket"]);
     assert_eq!((heard.totals.links_skipped, heard.totals.files), (2, 5));
 
-    let named = import_with(
-        &[link, "/dev/zero".into(), "/no/such".into()],
-        &Options::default(),
-    );
-    assert_eq!(
-        (named.bodies(), named.refused.len()),
-        (vec!["x".into()], 2),
-        "a link named is followed"
-    );
-    let few = Options {
-        limits: Limits {
-            files_max: 3,
-            ..Limits::default()
-        },
-        ..Options::default()
-    };
-    let many = import(
-        &[root.path().to_owned()],
-        &few,
-        &mut |_| ControlFlow::Continue(()),
-    );
+    let named = import_with(&[link, "/dev/zero".into(), "/no/such".into()], &Options::default());
+    assert_eq!((named.bodies(), named.refused.len()), (vec!["x".into()], 2), "a link named is followed");
+    let few = Options { limits: Limits { files_max: 3, ..Limits::default() }, ..Options::default() };
+    let many = import(&[root.path().to_owned()], &few, &mut |_| ControlFlow::Continue(()));
     assert_eq!(many, Err(ImportError::TooManyFiles { max: 3 }));
 }
 
@@ -346,10 +289,7 @@ fn entries_of(value: &Value) -> Vec<Value> {
         return vec![value.clone()];
     }
     let entries = value["entry"].as_array().into_iter().flatten();
-    entries
-        .filter_map(|entry| entry.get("resource"))
-        .flat_map(entries_of)
-        .collect()
+    entries.filter_map(|entry| entry.get("resource")).flat_map(entries_of).collect()
 }
 
 fn value_of(bytes: &[u8]) -> Value {
@@ -366,38 +306,21 @@ fn every_shared_fhir_file_is_imported_whole() {
         let original = fs::read_to_string(&path).unwrap();
         let heard = import_with(&[path], &Options::default());
         assert_eq!(heard.reasons(), Vec::<&str>::new(), "{name}");
-        let got: Vec<_> = heard
-            .found
-            .iter()
-            .map(|finding| value_of(&bytes(finding)))
-            .collect();
+        let got: Vec<_> = heard.found.iter().map(|finding| value_of(&bytes(finding))).collect();
         assert_eq!(got, entries_of(&value_of(original.as_bytes())), "{name}");
-        assert!(
-            heard.bodies().iter().all(|body| original.contains(body)),
-            "{name}: bytes as they stood"
-        );
+        assert!(heard.bodies().iter().all(|body| original.contains(body)), "{name}: bytes as they stood");
         for Finding { facts, .. } in &heard.found {
             let counts = labelled.entry(facts.kind.clone()).or_default();
             let said = [true, facts.effective.is_some(), !facts.codes.is_empty()];
-            counts
-                .iter_mut()
-                .zip(said)
-                .for_each(|(count, said)| *count += u32::from(said));
+            counts.iter_mut().zip(said).for_each(|(count, said)| *count += u32::from(said));
         }
         if name.contains("/synthea/") {
             synthea += heard.found.len();
-            distinct.extend(
-                heard
-                    .found
-                    .iter()
-                    .map(|finding| blake3::hash(&bytes(finding)).to_hex()),
-            );
+            distinct.extend(heard.found.iter().map(|finding| blake3::hash(&bytes(finding)).to_hex()));
         }
     }
     assert_eq!((synthea, distinct.len()), (2750, 2748));
-    labelled
-        .iter()
-        .for_each(|(kind, counts)| println!("{kind}: all, dated, coded {counts:?}"));
+    labelled.iter().for_each(|(kind, counts)| println!("{kind}: all, dated, coded {counts:?}"));
 }
 
 #[test]
@@ -406,36 +329,16 @@ fn every_shared_bad_file_has_an_outcome() {
     let bad = data.join("bad");
     let mut table = BTreeMap::<String, u32>::new();
     for path in files_under(&bad) {
-        let folder = path
-            .parent()
-            .unwrap()
-            .strip_prefix(&bad)
-            .unwrap()
-            .display()
-            .to_string();
+        let folder = path.parent().unwrap().strip_prefix(&bad).unwrap().display().to_string();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let class = if folder.ends_with("test_parsing") {
-            &name[..2]
-        } else {
-            ""
-        };
+        let class = if folder.ends_with("test_parsing") { &name[..2] } else { "" };
         let original = fs::read(&path).unwrap();
         let heard = import_with(&[path], &Options::default());
-        assert!(
-            heard.found.iter().all(|finding| bytes(finding) == original),
-            "{name} is kept whole"
-        );
+        assert!(heard.found.iter().all(|finding| bytes(finding) == original), "{name} is kept whole");
         let outcome = heard.outcome();
         let fits = class != "n_" || outcome != "document/json";
-        assert!(
-            fits && (class != "y_" || outcome == "document/json"),
-            "{name}: {outcome}"
-        );
-        *table
-            .entry(format!("{folder}/{class}* -> {outcome}"))
-            .or_default() += 1;
+        assert!(fits && (class != "y_" || outcome == "document/json"), "{name}: {outcome}");
+        *table.entry(format!("{folder}/{class}* -> {outcome}")).or_default() += 1;
     }
-    table
-        .iter()
-        .for_each(|(class, count)| println!("{class}: {count}"));
+    table.iter().for_each(|(class, count)| println!("{class}: {count}"));
 }

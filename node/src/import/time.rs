@@ -30,10 +30,7 @@ pub(super) fn period(start: Option<&str>, end: Option<&str>) -> Option<Effective
         (None, None) => return None,
     };
     let in_order = start.start_ms < end.end_ms || start.start_ms == end.start_ms;
-    in_order.then_some(Effective {
-        end_ms: end.end_ms,
-        ..start
-    })
+    in_order.then_some(Effective { end_ms: end.end_ms, ..start })
 }
 
 fn day_or_longer(text: &str) -> Option<Effective> {
@@ -49,11 +46,7 @@ fn day_or_longer(text: &str) -> Option<Effective> {
         }
         _ => (exact_day(text)?, exact_day(text)?),
     };
-    Some(Effective {
-        start_ms: midnight_ms(first),
-        end_ms: midnight_ms(last) + DAY_MS,
-        offset_min: 0,
-    })
+    Some(Effective { start_ms: midnight_ms(first), end_ms: midnight_ms(last) + DAY_MS, offset_min: 0 })
 }
 
 fn exact_day(text: &str) -> Option<Date> {
@@ -64,10 +57,7 @@ fn exact_day(text: &str) -> Option<Date> {
 
 fn calendar(year: &str, month: &str, day: &str) -> Option<Date> {
     let year = i16::try_from(digits(year, 4)?).ok().filter(|year| *year > 0)?;
-    let (month, day) = (
-        i8::try_from(digits(month, 2)?).ok()?,
-        i8::try_from(digits(day, 2)?).ok()?,
-    );
+    let (month, day) = (i8::try_from(digits(month, 2)?).ok()?, i8::try_from(digits(day, 2)?).ok()?);
     Date::new(year, month, day).ok()
 }
 
@@ -79,11 +69,7 @@ fn midnight_ms(day: Date) -> i64 {
 fn instant(day: Date, text: &str) -> Option<Effective> {
     let (clock, offset_min) = split_offset(text)?;
     let start_ms = midnight_ms(day) + clock_ms(clock)? - offset_min * MINUTE_MS;
-    Some(Effective {
-        start_ms,
-        end_ms: start_ms,
-        offset_min: i16::try_from(offset_min).ok()?,
-    })
+    Some(Effective { start_ms, end_ms: start_ms, offset_min: i16::try_from(offset_min).ok()? })
 }
 
 /// The clock and the offset. FHIR demands an offset; a time without one is met in the wild and taken as UTC.
@@ -103,9 +89,7 @@ fn split_offset(text: &str) -> Option<(&str, i64)> {
 
 /// `hh:mm:ss` with any fraction, cut to milliseconds.
 fn clock_ms(text: &str) -> Option<i64> {
-    let (whole, fraction) = text
-        .split_once('.')
-        .map_or((text, None), |(whole, rest)| (whole, Some(rest)));
+    let (whole, fraction) = text.split_once('.').map_or((text, None), |(whole, rest)| (whole, Some(rest)));
     let mut parts = whole.split(':').map(|part| digits(part, 2));
     let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next()??);
     if parts.next().is_some() || hour > 23 || minute > 59 || second > 60 {
@@ -141,33 +125,17 @@ mod tests {
     #[test]
     fn a_date_covers_what_it_states() {
         assert_eq!(window("1970"), Some((0, 365 * DAY_MS, 0)));
-        assert_eq!(
-            window("1972-02"),
-            Some((761 * DAY_MS, 790 * DAY_MS, 0)),
-            "a leap February has 29 days"
-        );
+        assert_eq!(window("1972-02"), Some((761 * DAY_MS, 790 * DAY_MS, 0)), "a leap February has 29 days");
         assert_eq!(window("1969-12-31"), Some((-DAY_MS, 0, 0)));
-        assert_eq!(
-            window("9999").map(|w| w.1),
-            Some(253_402_300_800_000),
-            "the last year has an end"
-        );
+        assert_eq!(window("9999").map(|w| w.1), Some(253_402_300_800_000), "the last year has an end");
     }
 
     #[test]
     fn an_instant_keeps_its_offset() {
         assert_eq!(window("1970-01-01T08:00:00+08:00"), Some((0, 0, 480)));
         assert_eq!(window("1969-12-31T20:30:00.1239-03:30"), Some((123, 123, -210)));
-        assert_eq!(
-            window("1970-01-01T00:00:01"),
-            Some((1_000, 1_000, 0)),
-            "no offset is read as UTC"
-        );
-        assert_eq!(
-            window("1970-01-01T00:00:60Z"),
-            Some((59_999, 59_999, 0)),
-            "a leap second stays in order"
-        );
+        assert_eq!(window("1970-01-01T00:00:01"), Some((1_000, 1_000, 0)), "no offset is read as UTC");
+        assert_eq!(window("1970-01-01T00:00:60Z"), Some((59_999, 59_999, 0)), "a leap second stays in order");
     }
 
     #[test]
@@ -201,15 +169,8 @@ mod tests {
     #[test]
     fn a_period_spans_its_points() {
         let span = |start, end| period(start, end).map(|e| (e.start_ms, e.end_ms));
-        assert_eq!(
-            span(Some("1970-01-01"), Some("1970-01-02")),
-            Some((0, 2 * DAY_MS))
-        );
-        assert_eq!(
-            span(Some("1970-01-01"), None),
-            Some((0, DAY_MS)),
-            "an open end states no end"
-        );
+        assert_eq!(span(Some("1970-01-01"), Some("1970-01-02")), Some((0, 2 * DAY_MS)));
+        assert_eq!(span(Some("1970-01-01"), None), Some((0, DAY_MS)), "an open end states no end");
         assert_eq!(span(Some("1971"), Some("1970")), None);
         assert_eq!(span(Some("1970"), Some("soon")), None);
         assert_eq!(span(None, None), None);

@@ -39,17 +39,11 @@ pub(crate) fn build_swarm(config: &NetConfig) -> Result<Swarm<Behaviour>, NetErr
     let limits = &config.limits;
     let builder = SwarmBuilder::with_existing_identity(keypair(&config.key)?)
         .with_tokio()
-        .with_tcp(tcp::Config::new().nodelay(true), noise::Config::new, || {
-            yamux_config(limits)
-        })
-        .map_err(|error| NetError::Start {
-            reason: error.to_string(),
-        })?
+        .with_tcp(tcp::Config::new().nodelay(true), noise::Config::new, || yamux_config(limits))
+        .map_err(|error| NetError::Start { reason: error.to_string() })?
         .with_quic_config(|quic| quic_config(quic, limits))
         .with_dns()
-        .map_err(|error| NetError::Start {
-            reason: error.to_string(),
-        })?;
+        .map_err(|error| NetError::Start { reason: error.to_string() })?;
     let Ok(builder) = builder.with_behaviour(|key| behaviour(key.public(), config));
     Ok(builder
         .with_swarm_config(|swarm| swarm_config(swarm, limits))
@@ -96,9 +90,7 @@ fn behaviour(key: PublicKey, config: &NetConfig) -> Behaviour {
         control: control(limits),
         identify: identify::Behaviour::new(identify_config(key, &config.agent)),
         ping: ping::Behaviour::new(
-            ping::Config::new()
-                .with_interval(limits.ping_interval)
-                .with_timeout(limits.ping_interval),
+            ping::Config::new().with_interval(limits.ping_interval).with_timeout(limits.ping_interval),
         ),
     }
 }
@@ -109,11 +101,7 @@ fn connection_limits(limits: &Limits) -> ConnectionLimits {
         .with_max_pending_outgoing(Some(limits.connections_pending_max))
         .with_max_established_incoming(Some(limits.connections_in_max))
         .with_max_established_outgoing(Some(limits.connections_out_max))
-        .with_max_established(Some(
-            limits
-                .connections_in_max
-                .saturating_add(limits.connections_out_max),
-        ))
+        .with_max_established(Some(limits.connections_in_max.saturating_add(limits.connections_out_max)))
         .with_max_established_per_peer(Some(limits.connections_per_peer_max))
 }
 

@@ -70,10 +70,7 @@ impl Codec for BodyCodec {
 
 /// The length of `body` as it is written in front of it, if it fits.
 pub(crate) fn checked_length(body: &[u8], bytes_max: u32) -> Result<u32, BodyError> {
-    let too_large = BodyError::TooLarge {
-        bytes: body.len() as u64,
-        bytes_max,
-    };
+    let too_large = BodyError::TooLarge { bytes: body.len() as u64, bytes_max };
     match u32::try_from(body.len()) {
         Ok(length) if length <= bytes_max => Ok(length),
         _ => Err(too_large),
@@ -88,11 +85,7 @@ where
     io.read_exact(&mut header).await?;
     let length = u32::from_be_bytes(header);
     if length > bytes_max {
-        return Err(BodyError::TooLarge {
-            bytes: u64::from(length),
-            bytes_max,
-        }
-        .into());
+        return Err(BodyError::TooLarge { bytes: u64::from(length), bytes_max }.into());
     }
     let mut body = Vec::with_capacity(length.min(FIRST_ALLOCATION_BYTES) as usize);
     io.take(u64::from(length)).read_to_end(&mut body).await?;
@@ -136,26 +129,11 @@ mod tests {
     #[test]
     fn wrong_bodies_are_refused() {
         let kind = |wire: &[u8]| read(wire).expect_err("must be refused").kind();
-        assert_eq!(
-            kind(b"\0\0\0\x09123456789"),
-            io::ErrorKind::InvalidData,
-            "longer than the limit"
-        );
-        assert_eq!(
-            kind(b"\xff\xff\xff\xff"),
-            io::ErrorKind::InvalidData,
-            "a promise of 4 GiB"
-        );
-        assert_eq!(
-            kind(b"\0\0\0\x02abc"),
-            io::ErrorKind::InvalidData,
-            "leftover bytes"
-        );
+        assert_eq!(kind(b"\0\0\0\x09123456789"), io::ErrorKind::InvalidData, "longer than the limit");
+        assert_eq!(kind(b"\xff\xff\xff\xff"), io::ErrorKind::InvalidData, "a promise of 4 GiB");
+        assert_eq!(kind(b"\0\0\0\x02abc"), io::ErrorKind::InvalidData, "leftover bytes");
         assert_eq!(kind(b"\0\0\0\x02a"), io::ErrorKind::UnexpectedEof, "cut body");
         assert_eq!(kind(b"\0\0"), io::ErrorKind::UnexpectedEof, "cut length");
-        assert!(
-            block_on(write_body(&mut Cursor::new(Vec::new()), &[0; 9], 8)).is_err(),
-            "own body too long"
-        );
+        assert!(block_on(write_body(&mut Cursor::new(Vec::new()), &[0; 9], 8)).is_err(), "own body too long");
     }
 }

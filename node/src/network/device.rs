@@ -35,10 +35,7 @@ mod tests {
     fn a_peer_id_is_its_device_key() {
         let peer = Keypair::generate_ed25519().public().to_peer_id();
         let device = device_of(&peer).expect("an ed25519 peer has a device key");
-        assert_eq!(
-            peer_id_of(&device).expect("a generated key is on the curve"),
-            peer
-        );
+        assert_eq!(peer_id_of(&device).expect("a generated key is on the curve"), peer);
     }
 
     #[test]

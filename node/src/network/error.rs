@@ -156,9 +156,7 @@ pub struct AddressFailure {
 
 impl NetError {
     pub(crate) fn io(error: io::Error) -> Self {
-        Self::Io {
-            reason: root_cause(&error),
-        }
+        Self::Io { reason: root_cause(&error) }
     }
 }
 
@@ -169,11 +167,7 @@ impl fmt::Display for AddressFailure {
 }
 
 fn list(failures: &[AddressFailure]) -> String {
-    failures
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+    failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Without the peer's name, which libp2p appends to every address it dials.
@@ -187,19 +181,13 @@ pub(crate) fn without_peer(mut address: Multiaddr) -> Multiaddr {
 pub(crate) fn dial_error(error: DialError) -> NetError {
     match error {
         DialError::NoAddresses => NetError::NoAddresses,
-        DialError::WrongPeerId { address, .. } | DialError::LocalPeerId { address } => NetError::WrongPeer {
-            address: without_peer(address),
-        },
-        DialError::Denied { cause } => NetError::Denied {
-            reason: root_cause(&cause),
-        },
+        DialError::WrongPeerId { address, .. } | DialError::LocalPeerId { address } => {
+            NetError::WrongPeer { address: without_peer(address) }
+        }
+        DialError::Denied { cause } => NetError::Denied { reason: root_cause(&cause) },
         DialError::Transport(failures) => {
-            let failures = failures
-                .into_iter()
-                .map(|(address, error)| address_failure(address, &error));
-            NetError::Unreachable {
-                failures: failures.collect(),
-            }
+            let failures = failures.into_iter().map(|(address, error)| address_failure(address, &error));
+            NetError::Unreachable { failures: failures.collect() }
         }
         DialError::Aborted | DialError::DialPeerConditionFalse(_) => NetError::Closed,
     }
@@ -210,10 +198,7 @@ fn address_failure(address: Multiaddr, error: &TransportError<io::Error>) -> Add
         TransportError::MultiaddrNotSupported(_) => "this kind of address is not supported".to_owned(),
         TransportError::Other(error) => root_cause(error),
     };
-    AddressFailure {
-        address: without_peer(address),
-        reason,
-    }
+    AddressFailure { address: without_peer(address), reason }
 }
 
 pub(crate) fn request_error(error: OutboundFailure, after: Duration) -> NetError {
@@ -241,11 +226,5 @@ pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    cause
-        .to_string()
-        .lines()
-        .last()
-        .unwrap_or_default()
-        .trim_start_matches([' ', '-'])
-        .to_owned()
+    cause.to_string().lines().last().unwrap_or_default().trim_start_matches([' ', '-']).to_owned()
 }

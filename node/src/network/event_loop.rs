@@ -163,11 +163,7 @@ impl EventLoop {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Connect {
-                peer,
-                addresses,
-                reply,
-            } => self.connect(peer, addresses, reply),
+            Command::Connect { peer, addresses, reply } => self.connect(peer, addresses, reply),
             Command::Request { peer, body, reply } => self.request(peer, body, reply),
             Command::Open { peer, reply } => self.open(peer, reply),
             Command::Disconnect { peer, done } => self.disconnect(peer, done),
@@ -195,9 +191,7 @@ impl EventLoop {
     }
 
     fn request(&mut self, peer: PeerId, body: Vec<u8>, reply: Answer<Vec<u8>>) {
-        let full = NetError::TooManyRequests {
-            count_max: self.limits.requests_in_flight_per_peer_max,
-        };
+        let full = NetError::TooManyRequests { count_max: self.limits.requests_in_flight_per_peer_max };
         match self.slot(&peer, |peer| &peer.requests, full) {
             Ok(slot) => {
                 let id = self.swarm.behaviour_mut().control.send_request(&peer, body);
@@ -208,15 +202,9 @@ impl EventLoop {
     }
 
     fn open(&mut self, peer: PeerId, reply: Answer<Opened>) {
-        let full = NetError::TooManyStreams {
-            count_max: self.limits.streams_per_peer_max,
-        };
+        let full = NetError::TooManyStreams { count_max: self.limits.streams_per_peer_max };
         match self.slot(&peer, |peer| &peer.streams_out, full) {
-            Ok(slot) => self
-                .swarm
-                .behaviour_mut()
-                .payload
-                .open(peer, Open { slot, reply }),
+            Ok(slot) => self.swarm.behaviour_mut().payload.open(peer, Open { slot, reply }),
             Err(error) => drop(reply.send(Err(error))),
         }
     }
@@ -257,33 +245,20 @@ impl EventLoop {
     fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::ConnectionEstablished {
-                peer_id,
-                connection_id,
-                endpoint,
-                ..
-            } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.on_established(peer_id, connection_id, endpoint);
             }
-            SwarmEvent::ConnectionClosed {
-                peer_id,
-                connection_id,
-                ..
-            } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
                 self.on_closed(peer_id, connection_id);
             }
-            SwarmEvent::OutgoingConnectionError {
-                connection_id, error, ..
-            } => {
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 self.on_dial_failed(connection_id, error);
             }
             SwarmEvent::IncomingConnectionError { error, .. } => {
                 tracing::debug!(reason = root_cause(&error), "inbound connection refused");
             }
             SwarmEvent::NewListenAddr { address, .. } => self.outbox.tell(NetEvent::Listening(address)),
-            SwarmEvent::ListenerClosed {
-                reason: Err(error), ..
-            } => {
+            SwarmEvent::ListenerClosed { reason: Err(error), .. } => {
                 tracing::warn!(reason = root_cause(&error), "a listener closed");
             }
             _ => {}
@@ -308,18 +283,11 @@ impl EventLoop {
         let Some(device) = device_of(&peer_id) else { return };
         let address = endpoint.get_remote_address().clone();
         let limits = &self.limits;
-        let peer = self
-            .peers
-            .entry(peer_id)
-            .or_insert_with(|| Peer::new(device, limits));
+        let peer = self.peers.entry(peer_id).or_insert_with(|| Peer::new(device, limits));
         peer.connections.push((connection, address.clone()));
         if peer.connections.len() == 1 {
             let dialled = endpoint.is_dialer();
-            self.outbox.tell(NetEvent::Connected {
-                peer: device,
-                address,
-                dialled,
-            });
+            self.outbox.tell(NetEvent::Connected { peer: device, address, dialled });
         }
         for (_, dial) in self.dials.extract_if(|_, dial| dial.peer == peer_id) {
             let _ = dial.reply.send(Ok(()));
@@ -345,22 +313,13 @@ impl EventLoop {
 
     fn on_control(&mut self, event: Control<Vec<u8>, Vec<u8>>) {
         match event {
-            Control::Message {
-                peer,
-                message: Message::Request { request, channel, .. },
-                ..
-            } => {
+            Control::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
                 self.on_request(peer, request, channel);
             }
-            Control::Message {
-                message: Message::Response { request_id, response },
-                ..
-            } => {
+            Control::Message { message: Message::Response { request_id, response }, .. } => {
                 self.on_answer(request_id, Ok(response));
             }
-            Control::OutboundFailure {
-                request_id, error, ..
-            } => {
+            Control::OutboundFailure { request_id, error, .. } => {
                 let error = request_error(error, self.limits.request_timeout);
                 self.on_answer(request_id, Err(error));
             }
@@ -383,10 +342,7 @@ impl EventLoop {
             return;
         };
         let (sender, receiver) = oneshot::channel();
-        let reply = Reply {
-            sender,
-            bytes_max: self.limits.response_bytes_max,
-        };
+        let reply = Reply { sender, bytes_max: self.limits.response_bytes_max };
         let room = self.owed.len() < self.limits.replies_pending_max;
         if room && self.outbox.offer(NetEvent::Request { peer, body, reply }) {
             let reply = tokio::time::timeout(self.limits.request_timeout, receiver);
@@ -403,10 +359,7 @@ impl EventLoop {
         };
         if self.outbox.has_room() && stream::say_ready(&mut stream) {
             let stream = FrameStream::new(stream, slot, self.limits.frame_bytes_max);
-            self.outbox.offer(NetEvent::Stream {
-                peer: peer.device,
-                stream,
-            });
+            self.outbox.offer(NetEvent::Stream { peer: peer.device, stream });
         }
     }
 }

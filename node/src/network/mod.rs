@@ -168,16 +168,12 @@ impl Network {
 
     /// The addresses we really listen on.
     pub async fn listeners(&self) -> Vec<Multiaddr> {
-        self.ask(|reply| Command::Listeners { reply })
-            .await
-            .unwrap_or_default()
+        self.ask(|reply| Command::Listeners { reply }).await.unwrap_or_default()
     }
 
     /// The devices we are connected to, each with the address of its oldest connection.
     pub async fn connected(&self) -> Vec<(DeviceKey, Multiaddr)> {
-        self.ask(|reply| Command::Connected { reply })
-            .await
-            .unwrap_or_default()
+        self.ask(|reply| Command::Connected { reply }).await.unwrap_or_default()
     }
 
     /// Stops listening, closes the connections, ends the task, and waits for its end. Other clones of the
@@ -187,22 +183,13 @@ impl Network {
     }
 
     async fn dial(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<(), NetError> {
-        self.ask(|reply| Command::Connect {
-            peer,
-            addresses,
-            reply,
-        })
-        .await?
+        self.ask(|reply| Command::Connect { peer, addresses, reply }).await?
     }
 
     async fn open_once(&self, peer: PeerId) -> Result<FrameStream, NetError> {
         // A dropped reply means that the connection ended, unless the whole network did.
         let opened = self.ask(|reply| Command::Open { peer, reply }).await;
-        let lost = if self.commands.is_closed() {
-            NetError::Closed
-        } else {
-            NetError::ConnectionLost
-        };
+        let lost = if self.commands.is_closed() { NetError::Closed } else { NetError::ConnectionLost };
         let (mut stream, slot) = opened.map_err(|_| lost)??;
         tokio::time::timeout(self.limits.stream_open_timeout, stream::hear_ready(&mut stream))
             .await
@@ -212,10 +199,7 @@ impl Network {
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, NetError> {
         let (reply, answer) = oneshot::channel();
-        self.commands
-            .send(command(reply))
-            .await
-            .map_err(|_| NetError::Closed)?;
+        self.commands.send(command(reply)).await.map_err(|_| NetError::Closed)?;
         answer.await.map_err(|_| NetError::Closed)
     }
 }

@@ -20,10 +20,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     pub(crate) fn new(sender: mpsc::Sender<NetEvent>) -> Self {
-        Self {
-            sender,
-            waiting: VecDeque::new(),
-        }
+        Self { sender, waiting: VecDeque::new() }
     }
 
     /// Whether `offer` would succeed: nothing may overtake what waits.
@@ -91,11 +88,7 @@ mod tests {
     use super::*;
 
     fn came(peer: DeviceKey) -> NetEvent {
-        NetEvent::Connected {
-            peer,
-            address: "/ip4/127.0.0.1/tcp/1".parse().expect("valid"),
-            dialled: true,
-        }
+        NetEvent::Connected { peer, address: "/ip4/127.0.0.1/tcp/1".parse().expect("valid"), dialled: true }
     }
 
     #[tokio::test]

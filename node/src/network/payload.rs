@@ -59,29 +59,18 @@ struct NotEd25519;
 
 impl Behaviour {
     pub(crate) fn new(open_timeout: Duration) -> Self {
-        Self {
-            open_timeout,
-            queue: VecDeque::new(),
-        }
+        Self { open_timeout, queue: VecDeque::new() }
     }
 
     /// Opens a stream to a connected peer; the answer comes over `open.reply`, which is dropped if the
     /// connection ends first.
     pub(crate) fn open(&mut self, peer_id: PeerId, open: Open) {
-        self.queue.push_back(ToSwarm::NotifyHandler {
-            peer_id,
-            handler: NotifyHandler::Any,
-            event: open,
-        });
+        self.queue.push_back(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::Any, event: open });
     }
 
     fn welcome(&self, peer: &PeerId) -> Result<Handler, ConnectionDenied> {
         device_of(peer).ok_or_else(|| ConnectionDenied::new(NotEd25519))?;
-        Ok(Handler {
-            open_timeout: self.open_timeout,
-            orders: VecDeque::new(),
-            arrived: VecDeque::new(),
-        })
+        Ok(Handler { open_timeout: self.open_timeout, orders: VecDeque::new(), arrived: VecDeque::new() })
     }
 }
 
@@ -113,8 +102,7 @@ impl NetworkBehaviour for Behaviour {
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
 
     fn on_connection_handler_event(&mut self, peer: PeerId, _: ConnectionId, stream: Stream) {
-        self.queue
-            .push_back(ToSwarm::GenerateEvent(Inbound { peer, stream }));
+        self.queue.push_back(ToSwarm::GenerateEvent(Inbound { peer, stream }));
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Inbound, THandlerInEvent<Self>>> {

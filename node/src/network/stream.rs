@@ -55,12 +55,7 @@ impl FrameStream {
         let (read, write) = stream.split();
         let slot = Arc::new(slot);
         Self {
-            sender: FrameSender {
-                io: write,
-                frame_bytes_max,
-                torn: false,
-                _slot: Arc::clone(&slot),
-            },
+            sender: FrameSender { io: write, frame_bytes_max, torn: false, _slot: Arc::clone(&slot) },
             receiver: FrameReceiver {
                 io: read,
                 frame_bytes_max,
@@ -101,13 +96,8 @@ impl FrameSender {
     /// Dropping this future in the middle of a frame ends the stream: later sends fail with `StreamCut`.
     pub async fn send(&mut self, frame: &[u8]) -> Result<(), NetError> {
         let bytes_max = self.frame_bytes_max;
-        let length = u32::try_from(frame.len())
-            .ok()
-            .filter(|length| *length <= bytes_max);
-        let length = length.ok_or(NetError::FrameTooLarge {
-            bytes: frame.len() as u64,
-            bytes_max,
-        })?;
+        let length = u32::try_from(frame.len()).ok().filter(|length| *length <= bytes_max);
+        let length = length.ok_or(NetError::FrameTooLarge { bytes: frame.len() as u64, bytes_max })?;
         self.write(length.to_be_bytes(), frame).await
     }
 
@@ -151,10 +141,7 @@ impl FrameReceiver {
         }
         let (length, bytes_max) = (u32::from_be_bytes(self.header), self.frame_bytes_max);
         if length > bytes_max {
-            return Err(NetError::FrameTooLarge {
-                bytes: u64::from(length),
-                bytes_max,
-            });
+            return Err(NetError::FrameTooLarge { bytes: u64::from(length), bytes_max });
         }
         self.fill_body(length as usize).await?;
         self.header_filled = 0;
@@ -163,11 +150,7 @@ impl FrameReceiver {
     }
 
     async fn fill_header(&mut self) -> Result<(), NetError> {
-        while let Some(rest) = self
-            .header
-            .get_mut(self.header_filled..)
-            .filter(|rest| !rest.is_empty())
-        {
+        while let Some(rest) = self.header.get_mut(self.header_filled..).filter(|rest| !rest.is_empty()) {
             self.header_filled += read_some(&mut self.io, rest).await?;
         }
         Ok(())
@@ -194,11 +177,7 @@ pub(crate) fn say_ready(stream: &mut Stream) -> bool {
 pub(crate) async fn hear_ready(stream: &mut Stream) -> Result<(), NetError> {
     let mut byte = [0];
     let heard = stream.read_exact(&mut byte).await.is_ok() && byte == [READY];
-    if heard {
-        Ok(())
-    } else {
-        Err(NetError::StreamRefused)
-    }
+    if heard { Ok(()) } else { Err(NetError::StreamRefused) }
 }
 
 async fn read_some(io: &mut ReadHalf<Stream>, buffer: &mut [u8]) -> Result<usize, NetError> {

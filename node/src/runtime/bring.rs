@@ -69,8 +69,7 @@ impl Node {
             };
             bring(&node, &paths, format, subject, &out)
         });
-        work.await
-            .map_err(|_| Failure::failed("the import ended badly"))?
+        work.await.map_err(|_| Failure::failed("the import ended badly"))?
     }
 }
 
@@ -81,10 +80,7 @@ fn bring(
     subject: PartyId,
     out: &mpsc::Sender<Out>,
 ) -> Result<(), Failure> {
-    let options = import::Options {
-        format,
-        ..import::Options::default()
-    };
+    let options = import::Options { format, ..import::Options::default() };
     let mut bringing = Bringing {
         node,
         subject,
@@ -115,10 +111,8 @@ fn bring(
     });
     bringing.put_out(Event::Item(summary));
     if taken + known == 0 && totals.refused > 0 {
-        return Err(
-            Failure::failed(format!("nothing was taken: {} refused", totals.refused))
-                .next("The reasons stand above; --format document keeps any file as it is."),
-        );
+        return Err(Failure::failed(format!("nothing was taken: {} refused", totals.refused))
+            .next("The reasons stand above; --format document keeps any file as it is."));
     }
     Ok(())
 }
@@ -135,14 +129,9 @@ impl Bringing<'_> {
             }
             import::Event::Refused { origin, reason } => {
                 self.summary.refused += 1;
-                self.put_out(Event::Item(
-                    json!({ "refused": origin, "reason": reason.to_string() }),
-                ));
+                self.put_out(Event::Item(json!({ "refused": origin, "reason": reason.to_string() })));
             }
-            import::Event::Progress {
-                bytes_done,
-                bytes_total,
-            } => {
+            import::Event::Progress { bytes_done, bytes_total } => {
                 let unit = "bytes".into();
                 self.put_out(Event::Progress {
                     what: "import".into(),
@@ -152,11 +141,7 @@ impl Bringing<'_> {
                 });
             }
         }
-        if self.out.is_closed() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        if self.out.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// Seals the group, makes its payloads durable, hands it to the engine.
@@ -180,19 +165,14 @@ impl Bringing<'_> {
                 Err(error) => {
                     self.summary.refused += 1;
                     let reason = format!("it cannot be read: {error}");
-                    self.put_out(Event::Item(
-                        json!({ "refused": finding.origin, "reason": reason }),
-                    ));
+                    self.put_out(Event::Item(json!({ "refused": finding.origin, "reason": reason })));
                 }
             }
         }
         let found = hashed.len() as u64;
         let hashes: Vec<Digest> = hashed.iter().map(|(hash, _)| *hash).collect();
         let subject = self.subject;
-        let known = match self
-            .node
-            .ask_blocking(|ticket| Input::AreKnown(ticket, subject, hashes))?
-        {
+        let known = match self.node.ask_blocking(|ticket| Input::AreKnown(ticket, subject, hashes))? {
             Answer::Known(known) => known,
             _ => Default::default(),
         };
@@ -223,9 +203,8 @@ impl Bringing<'_> {
                 .collect();
             let mut records = Vec::new();
             for worker in workers {
-                let part: Result<Vec<NewRecord>, Failure> = worker
-                    .join()
-                    .map_err(|_| Failure::failed("sealing ended badly"))?;
+                let part: Result<Vec<NewRecord>, Failure> =
+                    worker.join().map_err(|_| Failure::failed("sealing ended badly"))?;
                 records.extend(part?);
             }
             Ok(records)
@@ -243,11 +222,8 @@ impl Bringing<'_> {
             return Err(Failure::failed("the disk kept other bytes than were written"));
         }
         let shared = &self.node.shared;
-        let label = Verified::sign(
-            label_of(self.subject, &finding.facts, &sealed),
-            shared.by,
-            &shared.keys.device,
-        )?;
+        let label =
+            Verified::sign(label_of(self.subject, &finding.facts, &sealed), shared.by, &shared.keys.device)?;
         let sealed_label = seal_label(&label, &shared.identity, &sealed.file_key)?;
         let handed = Handed {
             record: sealed.record,
@@ -255,11 +231,7 @@ impl Bringing<'_> {
             file_key: sealed.file_key,
             label_hash: digest(&sealed_label),
         };
-        Ok(NewRecord {
-            handed,
-            label,
-            sealed_label,
-        })
+        Ok(NewRecord { handed, label, sealed_label })
     }
 
     fn put_out(&self, event: Event) {
@@ -276,10 +248,7 @@ fn label_of(subject: PartyId, facts: &Facts, sealed: &Sealed) -> Label {
         codes: facts
             .codes
             .iter()
-            .map(|code| Code {
-                system: code.system.clone(),
-                code: code.code.clone(),
-            })
+            .map(|code| Code { system: code.system.clone(), code: code.code.clone() })
             .collect(),
         effective: facts.effective.map(|time| Effective {
             start_ms: time.start_ms,

@@ -32,9 +32,7 @@ pub(super) async fn fetch(node: Node, peer: DeviceId, fetch: Fetch, lengths: Vec
     let wants = intake.wants(&fetch.wants);
     let writer = tokio::task::spawn_blocking(move || intake.run(frames));
     let end = read_frames(&node, peer, Fetch { wants, ..fetch }, frames_in).await;
-    let (missing, written) = writer
-        .await
-        .unwrap_or_else(|_| (vec![], Err("writing ended badly".into())));
+    let (missing, written) = writer.await.unwrap_or_else(|_| (vec![], Err("writing ended badly".into())));
     let end = match (end, written) {
         (end, Ok(())) => end,
         (_, Err(reason)) => FetchEnd::Broken(reason),
@@ -56,15 +54,8 @@ async fn try_read_frames(
     fetch: &Fetch,
     frames: mpsc::Sender<Frame>,
 ) -> Result<FetchEnd, String> {
-    let network = node
-        .shared
-        .network
-        .as_ref()
-        .ok_or("this command runs without a network")?;
-    let mut stream = network
-        .open_stream(*peer.as_bytes())
-        .await
-        .map_err(|error| error.to_string())?;
+    let network = node.shared.network.as_ref().ok_or("this command runs without a network")?;
+    let mut stream = network.open_stream(*peer.as_bytes()).await.map_err(|error| error.to_string())?;
     let list = fetch.to_bytes().map_err(|error| error.to_string())?;
     stream.send(&list).await.map_err(|error| error.to_string())?;
     loop {
@@ -80,10 +71,7 @@ async fn try_read_frames(
                 return Ok(FetchEnd::Whole);
             }
             Frame::Denied => return Ok(FetchEnd::Denied),
-            frame => frames
-                .send(frame)
-                .await
-                .map_err(|_| "writing stopped".to_owned())?,
+            frame => frames.send(frame).await.map_err(|_| "writing stopped".to_owned())?,
         }
     }
 }
@@ -118,20 +106,9 @@ impl Intake {
             .zip(lengths)
             .map(|(want, bytes)| {
                 let here = matches!(blobs.len(want.record.as_bytes()), Ok(Some(found)) if found == bytes);
-                let partial = if here || bytes <= SLICE_BYTES_MAX {
-                    None
-                } else {
-                    resume(blobs.as_ref(), want.record)
-                };
-                (
-                    want.record,
-                    Incoming {
-                        bytes,
-                        label: None,
-                        partial,
-                        here,
-                    },
-                )
+                let partial =
+                    if here || bytes <= SLICE_BYTES_MAX { None } else { resume(blobs.as_ref(), want.record) };
+                (want.record, Incoming { bytes, label: None, partial, here })
             })
             .collect();
         Self {
@@ -154,10 +131,7 @@ impl Intake {
             .map(|want| {
                 let from = match self.open.get(&want.record) {
                     Some(incoming) if incoming.here => incoming.bytes,
-                    Some(Incoming {
-                        partial: Some(partial),
-                        ..
-                    }) => partial.len_bytes(),
+                    Some(Incoming { partial: Some(partial), .. }) => partial.len_bytes(),
                     _ => 0,
                 };
                 Want { from, ..want.clone() }
@@ -186,11 +160,7 @@ impl Intake {
                 }
                 self.finish(record)
             }
-            Frame::Slice {
-                record,
-                offset,
-                slice,
-            } => {
+            Frame::Slice { record, offset, slice } => {
                 self.write(record, offset, &slice)?;
                 self.finish(record)
             }
@@ -205,10 +175,7 @@ impl Intake {
     }
 
     fn write(&mut self, record: RecordId, offset: u64, slice: &[u8]) -> Result<(), String> {
-        let incoming = self
-            .open
-            .get_mut(&record)
-            .ok_or("a record came that was not asked for")?;
+        let incoming = self.open.get_mut(&record).ok_or("a record came that was not asked for")?;
         let bytes = verify_slice(record, incoming.bytes, offset, slice).map_err(|error| error.to_string())?;
         self.received += bytes.len() as u64;
         if incoming.bytes <= SLICE_BYTES_MAX {
@@ -216,19 +183,12 @@ impl Intake {
             incoming.here = true;
             return Ok(());
         }
-        let partial = incoming
-            .partial
-            .as_mut()
-            .ok_or("this payload is being received already")?;
-        partial
-            .write_at(offset, &bytes)
-            .map_err(|error| error.to_string())?;
+        let partial = incoming.partial.as_mut().ok_or("this payload is being received already")?;
+        partial.write_at(offset, &bytes).map_err(|error| error.to_string())?;
         if partial.len_bytes() == incoming.bytes
             && let Some(partial) = incoming.partial.take()
         {
-            partial
-                .complete(incoming.bytes)
-                .map_err(|error| error.to_string())?;
+            partial.complete(incoming.bytes).map_err(|error| error.to_string())?;
             incoming.here = true;
         }
         let told = Input::Receiving(self.peer, self.grant, self.received);
@@ -239,10 +199,7 @@ impl Intake {
 
     /// Payload and label are here: on to the group.
     fn finish(&mut self, record: RecordId) -> Result<(), String> {
-        let ready = self
-            .open
-            .get(&record)
-            .is_some_and(|incoming| incoming.here && incoming.label.is_some());
+        let ready = self.open.get(&record).is_some_and(|incoming| incoming.here && incoming.label.is_some());
         if ready && let Some(incoming) = self.open.remove(&record) {
             self.whole.push((record, incoming.label.unwrap_or_default()));
             self.whole_bytes += incoming.bytes;
@@ -261,11 +218,7 @@ impl Intake {
         self.whole_bytes = 0;
         let group = std::mem::take(&mut self.whole);
         let told = Input::Arrived(self.peer, self.grant, group);
-        self.node
-            .shared
-            .inbox
-            .blocking_send(told)
-            .map_err(|_| "the node stopped".to_owned())
+        self.node.shared.inbox.blocking_send(told).map_err(|_| "the node stopped".to_owned())
     }
 }
 

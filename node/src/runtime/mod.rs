@@ -98,12 +98,7 @@ pub(crate) struct Running {
 impl Running {
     /// Starts everything on the current tokio runtime.
     pub(crate) fn start(parts: Parts) -> Result<Self, Failure> {
-        let Parts {
-            engine,
-            blobs,
-            clock,
-            network,
-        } = parts;
+        let Parts { engine, blobs, clock, network } = parts;
         let (inbox, inputs) = mpsc::channel(INBOX_MAX);
         let (effects, carried) = mpsc::channel(EFFECTS_MAX);
         let (network, events) =
@@ -135,12 +130,7 @@ impl Running {
             tokio::spawn(tick(node.shared.inbox.clone())),
         ];
         tasks.extend(events.map(|events| tokio::spawn(listen(node.clone(), events))));
-        Ok(Self {
-            node,
-            party,
-            engine: thread,
-            tasks,
-        })
+        Ok(Self { node, party, engine: thread, tasks })
     }
 
     /// Ends in order: the network first, so that nobody is promised anything any more; then the tasks that feed
@@ -154,9 +144,7 @@ impl Running {
             // An aborted task ends with an error that says so; it has nothing else to say.
             let _ = task.await;
         }
-        lock(&self.node.shared.fetches)
-            .drain()
-            .for_each(|(_, fetch)| fetch.abort());
+        lock(&self.node.shared.fetches).drain().for_each(|(_, fetch)| fetch.abort());
         lock(&self.node.shared.streams).clear();
         let inbox = self.node.shared.inbox.clone();
         drop(inbox.send(Input::Command(0, Box::new(Command::Stop))).await);
@@ -192,10 +180,7 @@ fn drive(
         if let Err(error) = engine.commit() {
             // What was handled may not be durable, so none of it is said; the node ends.
             let failure = Failure::from(error);
-            out = out
-                .into_iter()
-                .filter_map(|effect| answer_with(effect, &failure))
-                .collect();
+            out = out.into_iter().filter_map(|effect| answer_with(effect, &failure)).collect();
             out.push(Effect::Fatal(failure.clone()));
             result = Err(failure);
             last = true;
@@ -238,18 +223,9 @@ async fn listen(node: Node, mut events: mpsc::Receiver<NetEvent>) {
     while let Some(event) = events.recv().await {
         match event {
             NetEvent::Listening(_) => node.tell_listeners().await,
-            NetEvent::Connected {
-                peer,
-                address,
-                dialled,
-            } => {
+            NetEvent::Connected { peer, address, dialled } => {
                 let address = address.to_string();
-                node.send(Input::Connected {
-                    peer: DeviceId::from(peer),
-                    address,
-                    dialled,
-                })
-                .await;
+                node.send(Input::Connected { peer: DeviceId::from(peer), address, dialled }).await;
             }
             NetEvent::Disconnected { peer } => node.send(Input::Disconnected(DeviceId::from(peer))).await,
             NetEvent::Request { peer, body, reply } => {
@@ -258,11 +234,7 @@ async fn listen(node: Node, mut events: mpsc::Receiver<NetEvent>) {
                 node.send(Input::Request(DeviceId::from(peer), id, body)).await;
             }
             NetEvent::Stream { peer, stream } => {
-                drop(tokio::spawn(serve::serve(
-                    node.clone(),
-                    DeviceId::from(peer),
-                    stream,
-                )));
+                drop(tokio::spawn(serve::serve(node.clone(), DeviceId::from(peer), stream)));
             }
         }
     }
@@ -284,19 +256,14 @@ impl Node {
             Effect::Progress { ticket, done, total } => {
                 self.tell(ticket, Told::Progress { done, total });
             }
-            Effect::Dial {
-                party,
-                devices,
-                addresses,
-            } => self.spawn_dial(party, devices, addresses),
+            Effect::Dial { party, devices, addresses } => self.spawn_dial(party, devices, addresses),
             Effect::Request(peer, duty, body) => {
                 let node = self.clone();
                 drop(tokio::spawn(async move {
                     let answer = match &node.shared.network {
-                        Some(network) => network
-                            .request(*peer.as_bytes(), body)
-                            .await
-                            .map_err(|error| error.to_string()),
+                        Some(network) => {
+                            network.request(*peer.as_bytes(), body).await.map_err(|error| error.to_string())
+                        }
                         None => Err("this command runs without a network".into()),
                     };
                     node.send(Input::Answered(peer, duty, answer)).await;
@@ -394,11 +361,7 @@ impl Node {
     }
 
     async fn dial(&self, devices: Vec<DeviceId>, addresses: Vec<String>) -> Result<(), String> {
-        let network = self
-            .shared
-            .network
-            .as_ref()
-            .ok_or("this command runs without a network")?;
+        let network = self.shared.network.as_ref().ok_or("this command runs without a network")?;
         let addresses: Vec<Multiaddr> = addresses.iter().filter_map(|text| text.parse().ok()).collect();
         let mut reason = "it has no device".to_owned();
         for device in devices {
@@ -420,12 +383,7 @@ impl Node {
         let Some(network) = &self.shared.network else {
             return;
         };
-        let mut addresses: Vec<String> = network
-            .listeners()
-            .await
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let mut addresses: Vec<String> = network.listeners().await.iter().map(ToString::to_string).collect();
         // An address of this machine alone helps nobody else: last.
         addresses.sort_by_key(|address| address.contains("/127.0.0.1/") || address.contains("/::1/"));
         self.send(Input::Listening(addresses)).await;
@@ -438,12 +396,7 @@ impl Node {
         };
         let mut addresses = Vec::new();
         for _ in 0..100 {
-            addresses = network
-                .listeners()
-                .await
-                .iter()
-                .map(ToString::to_string)
-                .collect();
+            addresses = network.listeners().await.iter().map(ToString::to_string).collect();
             if addresses.len() >= asked {
                 break;
             }
@@ -472,11 +425,7 @@ impl Node {
     /// any more, long work ends early and keeps what it has done.
     pub(crate) async fn execute(&self, command: Command, out: mpsc::Sender<Out>) {
         let result = match command {
-            Command::Import {
-                paths,
-                format,
-                subject,
-            } => self.bring(paths, format, subject, &out).await,
+            Command::Import { paths, format, subject } => self.bring(paths, format, subject, &out).await,
             command => self.command(command, &out).await,
         };
         let end = match result {
@@ -487,23 +436,14 @@ impl Node {
     }
 
     async fn command(&self, command: Command, out: &mpsc::Sender<Out>) -> Result<(), Failure> {
-        let what = if matches!(command, Command::Sync { .. }) {
-            "sync"
-        } else {
-            "work"
-        };
+        let what = if matches!(command, Command::Sync { .. }) { "sync" } else { "work" };
         let ticket = self.number();
         let mut told = self.wait(ticket);
         self.send(Input::Command(ticket, Box::new(command))).await;
         while let Some(told) = told.recv().await {
             match told {
                 Told::Progress { done, total } => {
-                    let event = Event::Progress {
-                        what: what.into(),
-                        done,
-                        total,
-                        unit: "bytes".into(),
-                    };
+                    let event = Event::Progress { what: what.into(), done, total, unit: "bytes".into() };
                     let _ = out.send(Out::Event(event)).await;
                 }
                 Told::Answer(answer) => return self.put_out(answer?, out).await,
@@ -534,10 +474,7 @@ impl Node {
         let ticket = self.number();
         let mut told = self.wait(ticket);
         let stopped = || Failure::new(Kind::Failed, "the node stopped").next("Repeat the command.");
-        self.shared
-            .inbox
-            .blocking_send(input(ticket))
-            .map_err(|_| stopped())?;
+        self.shared.inbox.blocking_send(input(ticket)).map_err(|_| stopped())?;
         loop {
             match told.blocking_recv() {
                 Some(Told::Answer(answer)) => return answer,

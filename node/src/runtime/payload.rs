@@ -14,10 +14,7 @@ pub(super) struct Payload {
 
 impl Payload {
     pub(super) fn new(file: Box<dyn ReadSeek + Send>, bytes: u64) -> Self {
-        Self {
-            file: RefCell::new(file),
-            bytes,
-        }
+        Self { file: RefCell::new(file), bytes }
     }
 
     /// A reader from the beginning.

@@ -77,11 +77,7 @@ async fn send_items(
     sender: &mut FrameSender,
     items: Vec<Serving>,
 ) -> Result<bool, NetError> {
-    let mut work = Work {
-        items: items.into(),
-        open: None,
-        blobs: node.shared.blobs.clone(),
-    };
+    let mut work = Work { items: items.into(), open: None, blobs: node.shared.blobs.clone() };
     loop {
         let (back, frames) = match tokio::task::spawn_blocking(move || work.next()).await {
             Ok(made) => made,
@@ -108,9 +104,7 @@ async fn may_go_on(node: &Node, id: StreamId, orders: &mut mpsc::Receiver<Order>
 async fn send(sender: &mut FrameSender, frame: &Frame) -> Result<(), NetError> {
     match frame.to_bytes() {
         Ok(bytes) => sender.send(&bytes).await,
-        Err(error) => Err(NetError::Io {
-            reason: error.to_string(),
-        }),
+        Err(error) => Err(NetError::Io { reason: error.to_string() }),
     }
 }
 
@@ -145,10 +139,7 @@ impl Work {
             };
             if let Some(label) = item.label.take() {
                 bytes += label.len() as u64;
-                frames.push(Frame::Label {
-                    record: item.record,
-                    label: label.into(),
-                });
+                frames.push(Frame::Label { record: item.record, label: label.into() });
             }
             if item.payload_bytes > 0 && item.from >= item.payload_bytes {
                 continue;
@@ -170,23 +161,14 @@ impl Work {
             .inspect_err(|error| tracing::error!(%error, "a payload on disk is not what its name says"))
             .ok()?;
         let offset = item.from - item.from % SLICE_BYTES_MAX;
-        Some(Open {
-            tree,
-            payload,
-            item,
-            offset,
-        })
+        Some(Open { tree, payload, item, offset })
     }
 }
 
 fn continue_payload(mut open: Open, frames: &mut Vec<Frame>) -> Option<Open> {
     let record = open.item.record;
     match open.tree.slice(open.offset, &open.payload) {
-        Ok(slice) => frames.push(Frame::Slice {
-            record,
-            offset: open.offset,
-            slice: slice.into(),
-        }),
+        Ok(slice) => frames.push(Frame::Slice { record, offset: open.offset, slice: slice.into() }),
         Err(error) => {
             tracing::error!(%error, "a payload cannot be read");
             frames.push(Frame::Missing { record });

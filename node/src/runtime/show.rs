@@ -29,12 +29,7 @@ fn show_blocking(blobs: &dyn Blobs, opening: &Opening, out: &mpsc::Sender<Out>) 
     let as_age = !opening.recipients.is_empty();
     if !as_age && opening.label.bytes <= HELD_BYTES_MAX {
         let mut plaintext = zeroize::Zeroizing::new(Vec::new());
-        seal::open_checked(
-            payload(blobs, opening)?,
-            &opening.file_key,
-            expected,
-            &mut *plaintext,
-        )?;
+        seal::open_checked(payload(blobs, opening)?, &opening.file_key, expected, &mut *plaintext)?;
         return put_out(&mut plaintext.as_slice(), out);
     }
     seal::open_checked(payload(blobs, opening)?, &opening.file_key, expected, io::sink())?;
@@ -43,12 +38,7 @@ fn show_blocking(blobs: &dyn Blobs, opening: &Opening, out: &mpsc::Sender<Out>) 
         return put_out(&mut header.as_slice().chain(payload(blobs, opening)?), out);
     }
     let mut to = Putting(out);
-    Ok(seal::open_checked(
-        payload(blobs, opening)?,
-        &opening.file_key,
-        expected,
-        &mut to,
-    )?)
+    Ok(seal::open_checked(payload(blobs, opening)?, &opening.file_key, expected, &mut to)?)
 }
 
 fn payload(blobs: &dyn Blobs, opening: &Opening) -> Result<Box<dyn ReadSeek + Send>, Failure> {

@@ -123,17 +123,9 @@ impl Blobs for DiskBlobs {
     fn create(&self) -> Result<Box<dyn BlobWriter>, StoreError> {
         self.0.check_alive()?;
         let path = self.0.tmp_path();
-        let file = files::private()
-            .create_new(true)
-            .open(&path)
-            .map_err(io_error("making a payload"))?;
+        let file = files::private().create_new(true).open(&path).map_err(io_error("making a payload"))?;
         let hasher = blake3::Hasher::new();
-        Ok(Box::new(DiskWriter {
-            folder: Arc::clone(&self.0),
-            path: Some(path),
-            file,
-            hasher,
-        }))
+        Ok(Box::new(DiskWriter { folder: Arc::clone(&self.0), path: Some(path), file, hasher }))
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -146,19 +138,14 @@ impl Blobs for DiskBlobs {
     }
 
     fn open(&self, id: &BlobId) -> Result<Option<Box<dyn ReadSeek + Send>>, StoreError> {
-        Ok(self
-            .0
-            .file(id)?
-            .map(|file| Box::new(file) as Box<dyn ReadSeek + Send>))
+        Ok(self.0.file(id)?.map(|file| Box::new(file) as Box<dyn ReadSeek + Send>))
     }
 
     fn len(&self, id: &BlobId) -> Result<Option<u64>, StoreError> {
         let Some(file) = self.0.file(id)? else {
             return Ok(None);
         };
-        Ok(Some(
-            file.metadata().map_err(io_error("opening a payload"))?.len(),
-        ))
+        Ok(Some(file.metadata().map_err(io_error("opening a payload"))?.len()))
     }
 
     fn delete(&self, id: &BlobId) -> Result<(), StoreError> {
@@ -182,34 +169,19 @@ impl Blobs for DiskBlobs {
         let claim = Claim::take(&self.0, *id)?;
         let path = self.0.dir.join("incoming").join(hex(id));
         let doing = "opening a partial payload";
-        let file = files::private()
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(io_error(doing))?;
+        let file = files::private().create(true).truncate(false).open(&path).map_err(io_error(doing))?;
         let len_bytes = file.metadata().map_err(io_error(doing))?.len();
-        Ok(Box::new(DiskPartial {
-            claim,
-            path,
-            file,
-            len_bytes,
-        }))
+        Ok(Box::new(DiskPartial { claim, path, file, len_bytes }))
     }
 }
 
 impl Folder {
     fn check_alive(&self) -> Result<(), StoreError> {
-        if self.poisoned.load(Ordering::SeqCst) {
-            Err(StoreError::Poisoned)
-        } else {
-            Ok(())
-        }
+        if self.poisoned.load(Ordering::SeqCst) { Err(StoreError::Poisoned) } else { Ok(()) }
     }
 
     fn tmp_path(&self) -> PathBuf {
-        self.dir
-            .join("tmp")
-            .join(self.next_tmp.fetch_add(1, Ordering::Relaxed).to_string())
+        self.dir.join("tmp").join(self.next_tmp.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
     fn payload_path(&self, id: &BlobId) -> (PathBuf, PathBuf) {
@@ -222,11 +194,7 @@ impl Folder {
     fn file(&self, id: &BlobId) -> Result<Option<File>, StoreError> {
         // Under the lock no sync moves it in between.
         let state = lock(&self.state);
-        let path = state
-            .staged
-            .get(id)
-            .cloned()
-            .unwrap_or_else(|| self.payload_path(id).1);
+        let path = state.staged.get(id).cloned().unwrap_or_else(|| self.payload_path(id).1);
         match File::open(path) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -247,9 +215,7 @@ impl Folder {
     /// Syncs files, gives them their names, syncs the names.
     fn sync(&self) -> io::Result<()> {
         let staged: Vec<_> = lock(&self.state).staged.clone().into_iter().collect();
-        let synced = side_by_side(&staged, |(_, path)| {
-            File::open(path).and_then(|file| file.sync_all())
-        });
+        let synced = side_by_side(&staged, |(_, path)| File::open(path).and_then(|file| file.sync_all()));
         for ((id, path), synced) in staged.into_iter().zip(synced) {
             let mut state = lock(&self.state);
             // Deleted meanwhile, or deleted and written again: then the next sync has it.
@@ -267,19 +233,14 @@ impl Folder {
             state.dirs.insert(dir);
         }
         let dirs: Vec<PathBuf> = std::mem::take(&mut lock(&self.state).dirs).into_iter().collect();
-        side_by_side(&dirs, |dir| files::sync_dir(dir))
-            .into_iter()
-            .collect()
+        side_by_side(&dirs, |dir| files::sync_dir(dir)).into_iter().collect()
     }
 
     fn list(&self, visit: &mut dyn FnMut(&BlobId, u64) -> ControlFlow<()>) -> io::Result<()> {
         for dir in std::fs::read_dir(self.dir.join("payloads"))? {
             for entry in std::fs::read_dir(dir?.path())? {
                 let entry = entry?;
-                let id = entry
-                    .file_name()
-                    .to_str()
-                    .and_then(|name| blake3::Hash::from_hex(name).ok());
+                let id = entry.file_name().to_str().and_then(|name| blake3::Hash::from_hex(name).ok());
                 // Names that are no hashes are not ours.
                 let Some(id) = id else { continue };
                 if visit(id.as_bytes(), entry.metadata()?.len()).is_break() {
@@ -316,9 +277,7 @@ impl BlobWriter for DiskWriter {
         self.folder.check_alive()?;
         let id = self.hasher.finalize().into();
         if let Some(path) = self.path.take() {
-            self.folder
-                .stage(id, path)
-                .map_err(io_error("finishing a payload"))?;
+            self.folder.stage(id, path).map_err(io_error("finishing a payload"))?;
         }
         Ok(id)
     }
@@ -347,9 +306,7 @@ impl Partial for DiskPartial {
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
         expect_at(self.len_bytes, offset)?;
-        self.file
-            .write_all_at(bytes, offset)
-            .map_err(io_error("writing a partial payload"))?;
+        self.file.write_all_at(bytes, offset).map_err(io_error("writing a partial payload"))?;
         self.len_bytes = offset.saturating_add(bytes.len() as u64);
         Ok(())
     }
@@ -361,9 +318,7 @@ impl Partial for DiskPartial {
         // A failed write may have left bytes behind the length.
         self.file.set_len(len_bytes).map_err(io_error(doing))?;
         let mut hasher = blake3::Hasher::new();
-        hasher
-            .update_reader(File::open(&self.path).map_err(io_error(doing))?)
-            .map_err(io_error(doing))?;
+        hasher.update_reader(File::open(&self.path).map_err(io_error(doing))?).map_err(io_error(doing))?;
         if let Err(error) = expect_hash(&self.claim.id, &hasher) {
             self.discard()?;
             return Err(error);
@@ -371,16 +326,11 @@ impl Partial for DiskPartial {
         // Into tmp first: from here on it is like any finished payload.
         let tmp = self.claim.folder.tmp_path();
         std::fs::rename(&self.path, &tmp).map_err(io_error(doing))?;
-        self.claim
-            .folder
-            .stage(self.claim.id, tmp)
-            .map_err(io_error(doing))
+        self.claim.folder.stage(self.claim.id, tmp).map_err(io_error(doing))
     }
 
     fn discard(self: Box<Self>) -> Result<(), StoreError> {
-        remove(&self.path)
-            .map(|_| ())
-            .map_err(io_error("discarding a partial payload"))
+        remove(&self.path).map(|_| ()).map_err(io_error("discarding a partial payload"))
     }
 }
 
@@ -395,10 +345,7 @@ impl Claim {
         if !lock(&folder.state).receiving.insert(id) {
             return Err(StoreError::Busy);
         }
-        Ok(Self {
-            folder: Arc::clone(folder),
-            id,
-        })
+        Ok(Self { folder: Arc::clone(folder), id })
     }
 }
 
@@ -435,43 +382,28 @@ impl MemoryBlobs {
     pub fn crash(self) -> Self {
         let mut payloads = std::mem::take(&mut lock(&self.0).payloads);
         payloads.retain(|_, payload| payload.is_durable);
-        Self(Arc::new(Mutex::new(Held {
-            payloads,
-            ..Held::default()
-        })))
+        Self(Arc::new(Mutex::new(Held { payloads, ..Held::default() })))
     }
 }
 
 impl Blobs for MemoryBlobs {
     fn create(&self) -> Result<Box<dyn BlobWriter>, StoreError> {
-        Ok(Box::new(MemoryWriter {
-            blobs: self.clone(),
-            bytes: Vec::new(),
-        }))
+        Ok(Box::new(MemoryWriter { blobs: self.clone(), bytes: Vec::new() }))
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        lock(&self.0)
-            .payloads
-            .values_mut()
-            .for_each(|payload| payload.is_durable = true);
+        lock(&self.0).payloads.values_mut().for_each(|payload| payload.is_durable = true);
         Ok(())
     }
 
     fn open(&self, id: &BlobId) -> Result<Option<Box<dyn ReadSeek + Send>>, StoreError> {
         let held = lock(&self.0);
-        let payload = held
-            .payloads
-            .get(id)
-            .map(|payload| Cursor::new(Arc::clone(&payload.bytes)));
+        let payload = held.payloads.get(id).map(|payload| Cursor::new(Arc::clone(&payload.bytes)));
         Ok(payload.map(|reader| Box::new(reader) as Box<dyn ReadSeek + Send>))
     }
 
     fn len(&self, id: &BlobId) -> Result<Option<u64>, StoreError> {
-        Ok(lock(&self.0)
-            .payloads
-            .get(id)
-            .map(|payload| payload.bytes.len() as u64))
+        Ok(lock(&self.0).payloads.get(id).map(|payload| payload.bytes.len() as u64))
     }
 
     fn delete(&self, id: &BlobId) -> Result<(), StoreError> {
@@ -482,14 +414,10 @@ impl Blobs for MemoryBlobs {
     fn list(&self, visit: &mut dyn FnMut(&BlobId, u64) -> ControlFlow<()>) -> Result<(), StoreError> {
         let held = lock(&self.0);
         let durable = held.payloads.iter().filter(|(_, payload)| payload.is_durable);
-        let listed: Vec<_> = durable
-            .map(|(id, payload)| (*id, payload.bytes.len() as u64))
-            .collect();
+        let listed: Vec<_> = durable.map(|(id, payload)| (*id, payload.bytes.len() as u64)).collect();
         // The visitor may call back.
         drop(held);
-        let _ = listed
-            .iter()
-            .try_for_each(|(id, len_bytes)| visit(id, *len_bytes));
+        let _ = listed.iter().try_for_each(|(id, len_bytes)| visit(id, *len_bytes));
         Ok(())
     }
 
@@ -499,11 +427,7 @@ impl Blobs for MemoryBlobs {
             return Err(StoreError::Busy);
         }
         let bytes = held.partials.remove(id).unwrap_or_default();
-        Ok(Box::new(MemoryPartial {
-            blobs: self.clone(),
-            id: *id,
-            bytes,
-        }))
+        Ok(Box::new(MemoryPartial { blobs: self.clone(), id: *id, bytes }))
     }
 }
 
@@ -532,10 +456,7 @@ impl BlobWriter for MemoryWriter {
 
 impl MemoryBlobs {
     fn stage(&self, id: BlobId, bytes: &[u8]) {
-        lock(&self.0).payloads.entry(id).or_insert(Payload {
-            bytes: bytes.into(),
-            is_durable: false,
-        });
+        lock(&self.0).payloads.entry(id).or_insert(Payload { bytes: bytes.into(), is_durable: false });
     }
 }
 
@@ -591,20 +512,13 @@ fn side_by_side<T: Sync>(items: &[T], call: impl Fn(&T) -> io::Result<()> + Sync
     std::thread::scope(|scope| {
         let workers: Vec<_> = items
             .chunks(share)
-            .map(|part| {
-                (
-                    part.len(),
-                    scope.spawn(|| part.iter().map(&call).collect::<Vec<_>>()),
-                )
-            })
+            .map(|part| (part.len(), scope.spawn(|| part.iter().map(&call).collect::<Vec<_>>())))
             .collect();
         workers
             .into_iter()
             .flat_map(|(count, worker)| {
                 worker.join().unwrap_or_else(|_| {
-                    (0..count)
-                        .map(|_| Err(io::Error::other("a syncing thread ended badly")))
-                        .collect()
+                    (0..count).map(|_| Err(io::Error::other("a syncing thread ended badly"))).collect()
                 })
             })
             .collect()
@@ -626,11 +540,7 @@ fn remove(path: &Path) -> io::Result<bool> {
 }
 
 fn expect_at(expected: u64, got: u64) -> Result<(), StoreError> {
-    if expected == got {
-        Ok(())
-    } else {
-        Err(StoreError::WrongOffset { expected, got })
-    }
+    if expected == got { Ok(()) } else { Err(StoreError::WrongOffset { expected, got }) }
 }
 
 fn expect_hash(id: &BlobId, hasher: &blake3::Hasher) -> Result<(), StoreError> {
@@ -638,10 +548,7 @@ fn expect_hash(id: &BlobId, hasher: &blake3::Hasher) -> Result<(), StoreError> {
     if got.as_bytes() == id {
         return Ok(());
     }
-    Err(StoreError::WrongHash {
-        expected: hex(id),
-        got: got.to_hex().to_string(),
-    })
+    Err(StoreError::WrongHash { expected: hex(id), got: got.to_hex().to_string() })
 }
 
 fn hex(id: &BlobId) -> String {

@@ -31,11 +31,7 @@ pub(super) fn text(store: &dyn Store, table: Table, parent: &str, item: &str) ->
 fn items(store: &dyn Store, parent: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut visit = |item: &[u8], value: &[u8]| {
-        found.push(format!(
-            "{}={}",
-            String::from_utf8_lossy(item),
-            String::from_utf8_lossy(value)
-        ));
+        found.push(format!("{}={}", String::from_utf8_lossy(item), String::from_utf8_lossy(value)));
         ControlFlow::Continue(())
     };
     store.scan(GRANTS, parent.as_bytes(), &mut visit).unwrap();
@@ -46,10 +42,7 @@ fn items(store: &dyn Store, parent: &str) -> Vec<String> {
 fn rows(store: &dyn Store, table: Table) -> Rows {
     let mut found = Rows::new();
     let mut visit = |parent: &[u8], item: &[u8], value: &[u8]| {
-        assert!(
-            found.insert((parent.into(), item.into()), value.into()).is_none(),
-            "a row is visited once"
-        );
+        assert!(found.insert((parent.into(), item.into()), value.into()).is_none(), "a row is visited once");
         ControlFlow::Continue(())
     };
     store.scan_table(table, &mut visit).unwrap();
@@ -80,24 +73,12 @@ fn written_rows_are_seen_before_and_after_commit(store: &mut dyn Store) {
         store.commit().unwrap();
     }
     assert_eq!(text(store, LABELS, "mary", "clinic"), None, "tables are apart");
-    assert_eq!(
-        text(store, GRANTS, "mar", "yclinic"),
-        None,
-        "parent and item are apart"
-    );
+    assert_eq!(text(store, GRANTS, "mar", "yclinic"), None, "parent and item are apart");
     store.commit().unwrap();
-    assert_eq!(
-        store.stats().commits,
-        1,
-        "a commit with nothing written does nothing"
-    );
+    assert_eq!(store.stats().commits, 1, "a commit with nothing written does nothing");
     store.write(put(GRANTS, "mary", "", "")).unwrap();
     store.commit().unwrap();
-    assert_eq!(
-        text(store, GRANTS, "mary", "").as_deref(),
-        Some(""),
-        "an empty value is a value"
-    );
+    assert_eq!(text(store, GRANTS, "mary", "").as_deref(), Some(""), "an empty value is a value");
 }
 
 fn delete_all_takes_its_parent_only(store: &mut dyn Store) {
@@ -107,9 +88,7 @@ fn delete_all_takes_its_parent_only(store: &mut dyn Store) {
     }
     store.commit().unwrap();
     let mut batch = Batch::new();
-    batch
-        .delete_all(GRANTS, b"mary")
-        .put(GRANTS, b"mary", b"c", b"2".to_vec());
+    batch.delete_all(GRANTS, b"mary").put(GRANTS, b"mary", b"c", b"2".to_vec());
     store.write(batch).unwrap();
     for _ in ["before", "after"] {
         assert_eq!(items(store, "mary"), ["c=2"]);
@@ -122,15 +101,9 @@ fn delete_all_takes_its_parent_only(store: &mut dyn Store) {
 
 fn the_last_operation_wins(store: &mut dyn Store) {
     let mut batch = Batch::new();
-    batch
-        .put(GRANTS, b"p", b"i", b"1".to_vec())
-        .delete(GRANTS, b"p", b"i");
-    batch
-        .put(GRANTS, b"p", b"j", b"1".to_vec())
-        .put(GRANTS, b"p", b"j", b"2".to_vec());
-    batch
-        .put(GRANTS, b"q", b"j", b"1".to_vec())
-        .delete_all(GRANTS, b"q");
+    batch.put(GRANTS, b"p", b"i", b"1".to_vec()).delete(GRANTS, b"p", b"i");
+    batch.put(GRANTS, b"p", b"j", b"1".to_vec()).put(GRANTS, b"p", b"j", b"2".to_vec());
+    batch.put(GRANTS, b"q", b"j", b"1".to_vec()).delete_all(GRANTS, b"q");
     store.write(batch).unwrap();
     for _ in ["before", "after"] {
         assert_eq!(items(store, "p"), ["j=2"]);
@@ -143,9 +116,7 @@ fn the_last_operation_wins(store: &mut dyn Store) {
 fn random_batches_agree_with_a_map(store: &mut dyn Store) {
     let (mut map, mut seed) = (Rows::new(), 7u64);
     let mut chance = |of: u64| {
-        seed = seed
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (seed >> 33) % of
     };
     for _ in 0..400 {
@@ -210,37 +181,19 @@ fn bounds_are_refused_by_name(store: &mut dyn Store) {
     });
     for (batch, name) in batches.into_iter().zip(["parent", "item", "value", "batch"]) {
         let refused = store.write(batch);
-        assert!(
-            matches!(refused, Err(StoreError::TooLarge { what, .. }) if what == name),
-            "{name}"
-        );
+        assert!(matches!(refused, Err(StoreError::TooLarge { what, .. }) if what == name), "{name}");
     }
     assert_eq!(rows(store, GRANTS).len(), 0, "a refused batch leaves nothing");
 }
 
 fn table_kinds_are_kept_apart(store: &mut dyn Store) {
-    store
-        .write_unjournaled(put(STATUSES, "mary", "phone", "fresh"))
-        .unwrap();
+    store.write_unjournaled(put(STATUSES, "mary", "phone", "fresh")).unwrap();
     assert_eq!(text(store, STATUSES, "mary", "phone").as_deref(), Some("fresh"));
     assert_eq!(rows(store, STATUSES).len(), 1);
-    for (table, journaled) in [
-        (STATUSES, true),
-        (Table(255), true),
-        (GRANTS, false),
-        (Table(255), false),
-    ] {
+    for (table, journaled) in [(STATUSES, true), (Table(255), true), (GRANTS, false), (Table(255), false)] {
         let batch = put(table, "p", "i", "v");
-        let refused = if journaled {
-            store.write(batch)
-        } else {
-            store.write_unjournaled(batch)
-        };
-        assert!(
-            matches!(refused, Err(StoreError::WrongTable { .. })),
-            "table {} {journaled}",
-            table.0
-        );
+        let refused = if journaled { store.write(batch) } else { store.write_unjournaled(batch) };
+        assert!(matches!(refused, Err(StoreError::WrongTable { .. })), "table {} {journaled}", table.0);
     }
 }
 
@@ -324,10 +277,7 @@ fn a_partial_is_resumed(blobs: &dyn Blobs) {
     let id = *blake3::hash(b"first second").as_bytes();
     let mut partial = blobs.partial(&id).unwrap();
     partial.write_at(0, b"first ").unwrap();
-    assert!(
-        matches!(blobs.partial(&id), Err(StoreError::Busy)),
-        "one receiver at a time"
-    );
+    assert!(matches!(blobs.partial(&id), Err(StoreError::Busy)), "one receiver at a time");
     drop(partial);
     assert_eq!(content(blobs, &id), None, "a part is not shown");
     let mut partial = blobs.partial(&id).unwrap();
@@ -344,15 +294,9 @@ fn a_partial_is_resumed(blobs: &dyn Blobs) {
 fn wrong_partials_are_refused_by_name(blobs: &dyn Blobs) {
     let id = *blake3::hash(b"right").as_bytes();
     let mut partial = blobs.partial(&id).unwrap();
-    assert!(matches!(
-        partial.write_at(3, b"x"),
-        Err(StoreError::WrongOffset { expected: 0, got: 3 })
-    ));
+    assert!(matches!(partial.write_at(3, b"x"), Err(StoreError::WrongOffset { expected: 0, got: 3 })));
     partial.write_at(0, b"wrong").unwrap();
-    assert!(matches!(
-        partial.complete(6),
-        Err(StoreError::WrongOffset { expected: 6, got: 5 })
-    ));
+    assert!(matches!(partial.complete(6), Err(StoreError::WrongOffset { expected: 6, got: 5 })));
     let partial = blobs.partial(&id).unwrap();
     assert_eq!(partial.len_bytes(), 5, "at a wrong length the part is kept");
     assert!(matches!(partial.complete(5), Err(StoreError::WrongHash { .. })));
@@ -370,10 +314,7 @@ fn threads_share_a_sync(blobs: &dyn Blobs) {
                 for n in 0..10u8 {
                     let id = finished(blobs, &[thread / 2, n]);
                     blobs.sync().unwrap();
-                    assert!(
-                        listed(blobs).contains_key(&id),
-                        "after its sync a payload is durable"
-                    );
+                    assert!(listed(blobs).contains_key(&id), "after its sync a payload is durable");
                 }
             });
         }
@@ -395,14 +336,9 @@ fn memory_forgets_in_a_crash_what_was_not_committed() {
     store.commit().unwrap();
     store.raise_time_floor(9);
     store.write(put(GRANTS, "mary", "clinic", "written")).unwrap();
-    store
-        .write_unjournaled(put(STATUSES, "mary", "phone", "fresh"))
-        .unwrap();
+    store.write_unjournaled(put(STATUSES, "mary", "phone", "fresh")).unwrap();
     let store = store.crash();
-    assert_eq!(
-        text(&store, GRANTS, "mary", "clinic").as_deref(),
-        Some("committed")
-    );
+    assert_eq!(text(&store, GRANTS, "mary", "clinic").as_deref(), Some("committed"));
     assert_eq!(text(&store, STATUSES, "mary", "phone"), None);
     assert_eq!(store.time_floor_ms(), 5);
 

@@ -69,11 +69,7 @@ impl Batch {
     fn push(&mut self, table: Table, parent: &[u8], cost: usize, what: What) -> &mut Self {
         let cost = cost.saturating_add(parent.len()).saturating_add(OP_BYTES);
         self.size_bytes = self.size_bytes.saturating_add(cost);
-        self.ops.push(Op {
-            table,
-            parent: parent.to_vec(),
-            what,
-        });
+        self.ops.push(Op { table, parent: parent.to_vec(), what });
         self
     }
 
@@ -97,24 +93,13 @@ impl Batch {
 }
 
 fn at_most(what: &'static str, expected: usize, got: usize) -> Result<(), StoreError> {
-    if got > expected {
-        Err(StoreError::TooLarge { what, expected, got })
-    } else {
-        Ok(())
-    }
+    if got > expected { Err(StoreError::TooLarge { what, expected, got }) } else { Ok(()) }
 }
 
 fn check_table(table: Table, journaled: bool) -> Result<(), StoreError> {
-    let expected = if journaled {
-        "journaled (0 to 127)"
-    } else {
-        "unjournaled (128 to 254)"
-    };
+    let expected = if journaled { "journaled (0 to 127)" } else { "unjournaled (128 to 254)" };
     if table.is_journaled() != journaled || table.0 == u8::MAX {
-        return Err(StoreError::WrongTable {
-            table: table.0,
-            expected,
-        });
+        return Err(StoreError::WrongTable { table: table.0, expected });
     }
     Ok(())
 }
@@ -155,10 +140,7 @@ impl Delta {
     pub(super) fn add(&mut self, batch: Batch) {
         self.size_bytes = self.size_bytes.saturating_add(batch.size_bytes);
         for op in batch.ops {
-            let changes = self
-                .parents
-                .entry((op.table.0, ByteBuf::from(op.parent)))
-                .or_default();
+            let changes = self.parents.entry((op.table.0, ByteBuf::from(op.parent))).or_default();
             match op.what {
                 What::Put(item, value) => {
                     changes.items.insert(item.into(), Some(value.into()));
@@ -166,20 +148,13 @@ impl Delta {
                 What::Delete(item) => {
                     changes.items.insert(item.into(), None);
                 }
-                What::DeleteAll => {
-                    *changes = Changes {
-                        cleared: true,
-                        items: BTreeMap::new(),
-                    }
-                }
+                What::DeleteAll => *changes = Changes { cleared: true, items: BTreeMap::new() },
             }
         }
     }
 
     pub(super) fn parents(&self) -> impl Iterator<Item = (Table, &[u8], &Changes)> {
-        self.parents
-            .iter()
-            .map(|((table, parent), changes)| (Table(*table), parent.as_slice(), changes))
+        self.parents.iter().map(|((table, parent), changes)| (Table(*table), parent.as_slice(), changes))
     }
 
     /// The last word on a row: `None` when the delta says nothing, `Some(None)` when it is gone.
@@ -198,8 +173,7 @@ impl Delta {
         parent: &[u8],
         visit: &mut super::VisitItem<'_>,
     ) -> ControlFlow<()> {
-        self.changes(table, parent)
-            .map_or(ControlFlow::Continue(()), |changes| changes.visit(visit))
+        self.changes(table, parent).map_or(ControlFlow::Continue(()), |changes| changes.visit(visit))
     }
 
     /// Visits the rows it sets in one table.
@@ -225,18 +199,9 @@ impl Delta {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let decoded: Decoded = serde_ipld_dagcbor::from_slice(bytes).ok()?;
         let parents = decoded.into_iter().map(|(table, parent, cleared, items)| {
-            (
-                (table, parent),
-                Changes {
-                    cleared,
-                    items: items.into_iter().collect(),
-                },
-            )
+            ((table, parent), Changes { cleared, items: items.into_iter().collect() })
         });
-        Some(Self {
-            parents: parents.collect(),
-            size_bytes: bytes.len(),
-        })
+        Some(Self { parents: parents.collect(), size_bytes: bytes.len() })
     }
 }
 

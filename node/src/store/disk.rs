@@ -75,11 +75,7 @@ impl Disk {
         files::make_dir(&dir.join(journal::DIR)).map_err(io_error("making the store's folder"))?;
         let lock = take_lock(dir)?;
         let is_new = is_new(dir)?;
-        let keys = Arc::new(if is_new {
-            create(dir, &key)?
-        } else {
-            journal::unlock(dir, &key)?
-        });
+        let keys = Arc::new(if is_new { create(dir, &key)? } else { journal::unlock(dir, &key)? });
         drop(key);
         let mut witness = Witness::open(dir, &keys)?;
         let marker = read_clean_marker(dir, &keys)?;
@@ -128,9 +124,7 @@ impl Disk {
             return Err(StoreError::Poisoned);
         }
         if !self.view.is_sound() {
-            return Err(StoreError::View {
-                what: "an earlier read or write of it failed".to_owned(),
-            });
+            return Err(StoreError::View { what: "an earlier read or write of it failed".to_owned() });
         }
         Ok(())
     }
@@ -140,8 +134,7 @@ impl Disk {
         // Until both are done nobody knows what is on the disk.
         self.poisoned = true;
         self.journal.sync()?;
-        self.witness
-            .write(&self.keys, self.journal.end(), self.time_floor_ms)?;
+        self.witness.write(&self.keys, self.journal.end(), self.time_floor_ms)?;
         self.poisoned = false;
         Ok(())
     }
@@ -239,17 +232,9 @@ impl Store for Disk {
     fn close(mut self: Box<Self>) -> Result<(), StoreError> {
         self.commit()?;
         if self.time_floor_ms != self.witness.time_floor_ms {
-            self.witness
-                .write(&self.keys, self.journal.end(), self.time_floor_ms)?;
+            self.witness.write(&self.keys, self.journal.end(), self.time_floor_ms)?;
         }
-        let Self {
-            dir,
-            keys,
-            journal,
-            view,
-            _lock,
-            ..
-        } = *self;
+        let Self { dir, keys, journal, view, _lock, .. } = *self;
         let hash = view.close()?;
         // Last: the marker says that all of the above is on the disk.
         write_clean_marker(&dir, &keys, journal.end(), hash)
@@ -259,11 +244,8 @@ impl Store for Disk {
 /// Locks the folder; the system unlocks it when the process dies.
 fn take_lock(dir: &Path) -> Result<Lock, StoreError> {
     let doing = "locking the store";
-    let mut file = files::private()
-        .create(true)
-        .truncate(false)
-        .open(dir.join(LOCK))
-        .map_err(io_error(doing))?;
+    let mut file =
+        files::private().create(true).truncate(false).open(dir.join(LOCK)).map_err(io_error(doing))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -271,17 +253,13 @@ fn take_lock(dir: &Path) -> Result<Lock, StoreError> {
             // 20 digits hold any process id. The owner may be writing it just now.
             let _ = Read::take(&mut file, 20).read_to_string(&mut pid);
             let is_pid = !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit());
-            return Err(StoreError::Locked {
-                pid: if is_pid { pid } else { "unknown".to_owned() },
-            });
+            return Err(StoreError::Locked { pid: if is_pid { pid } else { "unknown".to_owned() } });
         }
         Err(TryLockError::Error(error)) => return Err(io_error(doing)(error)),
     }
     let mut lock = Lock(file);
     lock.0.set_len(0).map_err(io_error(doing))?;
-    lock.0
-        .write_all(std::process::id().to_string().as_bytes())
-        .map_err(io_error(doing))?;
+    lock.0.write_all(std::process::id().to_string().as_bytes()).map_err(io_error(doing))?;
     Ok(lock)
 }
 
@@ -299,11 +277,7 @@ impl Drop for Lock {
 /// Whether no store was ever finished here. The witness is made last, so without it only an empty journal is
 /// innocent.
 fn is_new(dir: &Path) -> Result<bool, StoreError> {
-    if dir
-        .join(witness::NAME)
-        .try_exists()
-        .map_err(io_error("looking for the witness"))?
-    {
+    if dir.join(witness::NAME).try_exists().map_err(io_error("looking for the witness"))? {
         return Ok(false);
     }
     match std::fs::metadata(dir.join(journal::NAME)) {
@@ -338,14 +312,7 @@ fn open_view(
     let path = dir.join(VIEW);
     if let Some((at, view)) = clean.and_then(|at| Some((at, View::reopen(&path, Arc::clone(keys), at)?))) {
         let frames = catch_up(&view, journal, at)?;
-        return Ok((
-            view,
-            if frames == 0 {
-                Opened::Clean
-            } else {
-                Opened::CaughtUp { frames }
-            },
-        ));
+        return Ok((view, if frames == 0 { Opened::Clean } else { Opened::CaughtUp { frames } }));
     }
     let view = View::create(&path, Arc::clone(keys))?;
     let frames = catch_up(&view, journal, journal.start())?;

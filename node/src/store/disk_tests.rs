@@ -44,12 +44,7 @@ fn count(disk: &Disk) -> u8 {
         ControlFlow::Continue(())
     })
     .unwrap();
-    (0..count).for_each(|n| {
-        assert!(
-            text(disk, T, "mary", &n.to_string()).is_some(),
-            "a prefix, no gaps"
-        )
-    });
+    (0..count).for_each(|n| assert!(text(disk, T, "mary", &n.to_string()).is_some(), "a prefix, no gaps"));
     count
 }
 
@@ -85,44 +80,27 @@ fn disk_keeps_the_contract() {
     });
     let blobs = DiskBlobs::open(dir.path()).unwrap();
     blobs_contract(&blobs);
-    assert_eq!(
-        fs::read_dir(dir.path().join("tmp")).unwrap().count(),
-        0,
-        "nothing is left over"
-    );
+    assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0, "nothing is left over");
 }
 
 #[test]
 fn a_clean_close_is_opened_as_it_was() {
     let (dir, _) = committed(3);
     let (mut disk, opened) = open(dir.path());
-    assert_eq!(
-        opened,
-        Opened::Rebuilt { frames: 3 },
-        "dropped without close, nothing committed is lost"
-    );
+    assert_eq!(opened, Opened::Rebuilt { frames: 3 }, "dropped without close, nothing committed is lost");
     assert_eq!(count(&disk), 3);
-    disk.write_unjournaled(put(FLEETING, "mary", "status", "fresh"))
-        .unwrap();
+    disk.write_unjournaled(put(FLEETING, "mary", "status", "fresh")).unwrap();
     disk.raise_time_floor(77);
-    disk.write(put(T, "mary", "3", "written, committed by close"))
-        .unwrap();
+    disk.write(put(T, "mary", "3", "written, committed by close")).unwrap();
     Box::new(disk).close().unwrap();
 
     let (disk, opened) = open(dir.path());
-    assert_eq!(
-        (opened, count(&disk), disk.time_floor_ms()),
-        (Opened::Clean, 4, 77)
-    );
+    assert_eq!((opened, count(&disk), disk.time_floor_ms()), (Opened::Clean, 4, 77));
     assert_eq!(text(&disk, FLEETING, "mary", "status").as_deref(), Some("fresh"));
     drop(disk);
     let (mut disk, opened) = open(dir.path());
     assert_eq!(opened, Opened::Rebuilt { frames: 4 }, "the marker is used once");
-    assert_eq!(
-        text(&disk, FLEETING, "mary", "status"),
-        None,
-        "a crash loses what is not journaled"
-    );
+    assert_eq!(text(&disk, FLEETING, "mary", "status"), None, "a crash loses what is not journaled");
     disk.write(put(T, "mary", "4", "pending")).unwrap();
     assert_eq!(disk.rebuild().unwrap(), 4);
     assert_eq!(count(&disk), 5, "a rebuild keeps what is pending");
@@ -138,24 +116,16 @@ fn a_view_that_is_not_as_it_was_closed_is_remade() {
         ("view deleted", &|dir| fs::remove_dir_all(dir.join(VIEW)).unwrap()),
         ("marker deleted", &|dir| fs::remove_file(dir.join(CLEAN)).unwrap()),
         ("marker damaged", &|dir| flip(&dir.join(CLEAN), 50)),
-        ("half a snapshot", &|dir| {
-            fs::write(dir.join(VIEW).join("snap.7.generating"), "x").unwrap()
-        }),
+        ("half a snapshot", &|dir| fs::write(dir.join(VIEW).join("snap.7.generating"), "x").unwrap()),
         ("bit flipped", &|dir| flip(&dir.join(VIEW).join("db"), 200)),
-        ("garbage", &|dir| {
-            fs::write(dir.join(VIEW).join("conf"), "garbage").unwrap()
-        }),
+        ("garbage", &|dir| fs::write(dir.join(VIEW).join("conf"), "garbage").unwrap()),
     ];
     for (name, harm) in harm {
         let dir_now = copied.path().join(name);
         copy(dir.path(), &dir_now);
         harm(&dir_now);
         let (disk, opened) = open(&dir_now);
-        assert_eq!(
-            (opened, count(&disk)),
-            (Opened::Rebuilt { frames: 3 }, 3),
-            "{name}"
-        );
+        assert_eq!((opened, count(&disk)), (Opened::Rebuilt { frames: 3 }, 3), "{name}");
     }
 }
 
@@ -194,8 +164,7 @@ fn a_torn_tail_is_cut_off_at_every_byte() {
             assert_eq!(count(&disk), expected, "cut at byte {length}");
             assert_eq!(disk.stats().journal_bytes, ends[usize::from(expected) - 1]);
             if length % 50 == 0 {
-                disk.write(put(T, "mary", &expected.to_string(), "again"))
-                    .unwrap();
+                disk.write(put(T, "mary", &expected.to_string(), "again")).unwrap();
                 disk.commit().unwrap();
                 drop(disk);
                 assert_eq!(count(&open(dir.path()).0), expected + 1, "the journal goes on");
@@ -209,10 +178,7 @@ fn a_torn_tail_is_cut_off_at_every_byte() {
 fn damage_to_what_was_acknowledged_is_refused_by_name() {
     let (dir, ends) = committed(4);
     let path = journal_file(dir.path());
-    let (full, witness) = (
-        fs::read(&path).unwrap(),
-        fs::read(dir.path().join(witness::NAME)).unwrap(),
-    );
+    let (full, witness) = (fs::read(&path).unwrap(), fs::read(dir.path().join(witness::NAME)).unwrap());
     let refused = |offset: u64| {
         let refused = Disk::open(dir.path(), key()).map(|_| ());
         assert!(
@@ -223,22 +189,14 @@ fn damage_to_what_was_acknowledged_is_refused_by_name() {
     for at in ends[0]..ends[1] {
         flip(&path, at);
         refused(ends[0]);
-        assert_eq!(
-            fs::metadata(&path).unwrap().len(),
-            ends[3],
-            "a refusal cuts nothing"
-        );
+        assert_eq!(fs::metadata(&path).unwrap().len(), ends[3], "a refusal cuts nothing");
         fs::write(&path, &full).unwrap();
     }
     flip(&path, 20);
     refused(0);
     fs::write(&path, &full[..ends[2] as usize]).unwrap();
     refused(ends[2]);
-    fs::write(
-        &path,
-        [&full[..ends[0] as usize], &full[ends[1] as usize..]].concat(),
-    )
-    .unwrap();
+    fs::write(&path, [&full[..ends[0] as usize], &full[ends[1] as usize..]].concat()).unwrap();
     refused(ends[0]);
     fs::remove_file(&path).unwrap();
     refused(0);
@@ -265,16 +223,9 @@ fn a_stale_witness_does_not_make_damage_a_torn_tail() {
     fs::write(dir.path().join(witness::NAME), &witness).unwrap();
     flip(&path, ends[0] + 60);
     let refused = Disk::open(dir.path(), key()).map(|_| ());
-    assert!(
-        matches!(refused, Err(StoreError::Damaged { offset, .. }) if offset == ends[0]),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(StoreError::Damaged { offset, .. }) if offset == ends[0]), "{refused:?}");
     flip(&path, ends[0] + 60);
-    assert_eq!(
-        count(&open(dir.path()).0),
-        4,
-        "with a whole journal an old witness is brought up"
-    );
+    assert_eq!(count(&open(dir.path()).0), 4, "with a whole journal an old witness is brought up");
 }
 
 #[test]
@@ -291,10 +242,7 @@ fn a_second_open_says_who_has_it() {
     let first = open(dir.path());
     let refused = Disk::open(dir.path(), key()).map(|_| ());
     let us = std::process::id().to_string();
-    assert!(
-        matches!(&refused, Err(StoreError::Locked { pid }) if *pid == us),
-        "{refused:?}"
-    );
+    assert!(matches!(&refused, Err(StoreError::Locked { pid }) if *pid == us), "{refused:?}");
     drop(first);
     open(dir.path());
 }
@@ -303,16 +251,9 @@ fn a_second_open_says_who_has_it() {
 fn nothing_readable_is_on_the_disk() {
     let dir = TempDir::new().unwrap();
     let (mut disk, _) = open(dir.path());
-    disk.write(put(
-        T,
-        "PARENT-mary",
-        "ITEM-dialysis",
-        &"VALUE-creatinine".repeat(20_000),
-    ))
-    .unwrap();
+    disk.write(put(T, "PARENT-mary", "ITEM-dialysis", &"VALUE-creatinine".repeat(20_000))).unwrap();
     disk.commit().unwrap();
-    disk.write_unjournaled(put(FLEETING, "PARENT-john", "ITEM-ct", "VALUE-lung"))
-        .unwrap();
+    disk.write_unjournaled(put(FLEETING, "PARENT-john", "ITEM-ct", "VALUE-lung")).unwrap();
     Box::new(disk).close().unwrap();
     let mut files = 0;
     let mut folders = vec![dir.path().to_owned()];
@@ -324,9 +265,7 @@ fn nothing_readable_is_on_the_disk() {
             }
             let bytes = fs::read(entry.path()).unwrap();
             for marker in ["PARENT-", "ITEM-", "VALUE-", "mary", "john", "creatinine"] {
-                let found = bytes
-                    .windows(marker.len())
-                    .any(|window| window == marker.as_bytes());
+                let found = bytes.windows(marker.len()).any(|window| window == marker.as_bytes());
                 assert!(!found, "{marker} in {:?}", entry.path());
             }
             files += 1;
@@ -350,10 +289,7 @@ fn a_full_disk_can_be_tried_again_and_a_failed_sync_poisons() {
     assert!(matches!(disk.commit(), Err(StoreError::Io { .. })));
     disk.journal.fault = None;
     assert!(matches!(disk.commit(), Err(StoreError::Poisoned)));
-    assert!(matches!(
-        disk.write(put(T, "mary", "3", "")),
-        Err(StoreError::Poisoned)
-    ));
+    assert!(matches!(disk.write(put(T, "mary", "3", "")), Err(StoreError::Poisoned)));
     assert_eq!(count(&disk), 3, "it can still be read");
     drop(disk);
     assert!(count(&open(dir.path()).0) >= 2, "what was committed is there");
@@ -391,10 +327,7 @@ fn a_killed_process_loses_nothing_it_acknowledged() {
         }
         let (disk, _) = open(dir.path());
         let found = last(&disk);
-        assert!(
-            found >= acknowledged,
-            "found {found}, acknowledged {acknowledged}"
-        );
+        assert!(found >= acknowledged, "found {found}, acknowledged {acknowledged}");
         (1..=found).for_each(|n| assert!(text(&disk, T, "mary", &n.to_string()).is_some(), "{n} of {found}"));
         if round % 2 == 0 {
             Box::new(disk).close().unwrap();
@@ -428,17 +361,11 @@ fn payload_files_are_whole_private_and_named_as_b3sum_says() {
     let id = finished(&blobs, b"ciphertext");
     let name = blake3::Hash::from_bytes(id).to_hex();
     let path = dir.path().join("payloads").join(&name[..2]).join(name.as_str());
-    assert!(
-        !path.exists(),
-        "before its sync a file has no name that a crash could leave on half a payload"
-    );
+    assert!(!path.exists(), "before its sync a file has no name that a crash could leave on half a payload");
     blobs.sync().unwrap();
     assert_eq!(blake3::hash(&fs::read(&path).unwrap()).to_hex(), name);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(
-        fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777,
-        0o700
-    );
+    assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
 
     let lost = finished(&blobs, b"never synced");
     blobs.partial(&[5; 32]).unwrap().write_at(0, b"part").unwrap();
@@ -446,11 +373,7 @@ fn payload_files_are_whole_private_and_named_as_b3sum_says() {
     let blobs = DiskBlobs::open(dir.path()).unwrap();
     assert_eq!(content(&blobs, &id).as_deref(), Some(b"ciphertext".as_slice()));
     assert_eq!(content(&blobs, &lost), None);
-    assert_eq!(
-        blobs.partial(&[5; 32]).unwrap().len_bytes(),
-        4,
-        "a part outlives a restart"
-    );
+    assert_eq!(blobs.partial(&[5; 32]).unwrap().len_bytes(), 4, "a part outlives a restart");
 }
 
 /// Not a test of anything: prints what a commit costs here. `cargo test --release commits_per -- --nocapture`

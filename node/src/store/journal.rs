@@ -66,10 +66,7 @@ pub(super) fn create(dir: &Path, key: &StoreKey) -> Result<(Keys, Position), Sto
 }
 
 fn start(header: &[u8]) -> Position {
-    Position {
-        offset: header.len() as u64,
-        chain: blake3::hash(header).into(),
-    }
+    Position { offset: header.len() as u64, chain: blake3::hash(header).into() }
 }
 
 /// Reads the header of an existing store and derives its keys, or says that the key is wrong.
@@ -79,24 +76,16 @@ pub(super) fn unlock(dir: &Path, key: &StoreKey) -> Result<Keys, StoreError> {
         io::ErrorKind::NotFound => damaged(0, "file is missing"),
         _ => io_error("opening the journal")(error),
     })?;
-    file.read_exact_at(&mut bytes, 0)
-        .map_err(|_| damaged(0, "header is cut short"))?;
+    file.read_exact_at(&mut bytes, 0).map_err(|_| damaged(0, "header is cut short"))?;
     let mut rest = bytes.as_slice();
     let (store_id, check) = read_header(&mut rest)?;
     let keys = Keys::derive(key, store_id);
-    if keys.check() == check {
-        Ok(keys)
-    } else {
-        Err(StoreError::WrongKey)
-    }
+    if keys.check() == check { Ok(keys) } else { Err(StoreError::WrongKey) }
 }
 
 fn read_header(rest: &mut &[u8]) -> Result<([u8; 16], [u8; 32]), StoreError> {
     let cut = || damaged(0, "header is cut short");
-    let crc = rest
-        .split_last_chunk::<4>()
-        .map(|(bytes, _)| crc32fast::hash(bytes))
-        .ok_or_else(cut)?;
+    let crc = rest.split_last_chunk::<4>().map(|(bytes, _)| crc32fast::hash(bytes)).ok_or_else(cut)?;
     let magic: [u8; 8] = take(rest).ok_or_else(cut)?;
     let version = u16::from_le_bytes(take(rest).ok_or_else(cut)?);
     let kind = u16::from_le_bytes(take(rest).ok_or_else(cut)?);
@@ -106,11 +95,7 @@ fn read_header(rest: &mut &[u8]) -> Result<([u8; 16], [u8; 32]), StoreError> {
         return Err(damaged(0, "header does not match its checksum"));
     }
     if version != VERSION {
-        return Err(StoreError::Version {
-            file: NAME,
-            expected: VERSION,
-            got: version,
-        });
+        return Err(StoreError::Version { file: NAME, expected: VERSION, got: version });
     }
     Ok((store_id, check))
 }
@@ -124,28 +109,14 @@ impl Journal {
         witness: Position,
         seen: &mut dyn FnMut(Position),
     ) -> Result<Self, StoreError> {
-        let file = files::private()
-            .open(dir.join(NAME))
-            .map_err(io_error("opening the journal"))?;
+        let file = files::private().open(dir.join(NAME)).map_err(io_error("opening the journal"))?;
         let mut header = [0; HEADER_BYTES];
-        file.read_exact_at(&mut header, 0)
-            .map_err(io_error("reading the journal"))?;
+        file.read_exact_at(&mut header, 0).map_err(io_error("reading the journal"))?;
         let start = start(&header);
         #[cfg(test)]
-        let mut journal = Self {
-            file,
-            keys,
-            start,
-            end: start,
-            fault: None,
-        };
+        let mut journal = Self { file, keys, start, end: start, fault: None };
         #[cfg(not(test))]
-        let mut journal = Self {
-            file,
-            keys,
-            start,
-            end: start,
-        };
+        let mut journal = Self { file, keys, start, end: start };
         journal.end = journal.verify(witness, seen)?;
         journal.cut_tail()?;
         Ok(journal)
@@ -201,9 +172,8 @@ impl Journal {
         let (mut reader, mut at, mut frames) = (self.reader(from.offset)?, from, 0u64);
         while at.offset < self.end.offset {
             let frame = self.read(&mut reader)?.map_err(|what| damaged(at.offset, what))?;
-            let plain = self
-                .open_frame(&frame, at.offset)
-                .ok_or(damaged(at.offset, "frame does not open"))?;
+            let plain =
+                self.open_frame(&frame, at.offset).ok_or(damaged(at.offset, "frame does not open"))?;
             let delta = Delta::decode(&plain).ok_or(damaged(at.offset, "frame is not a list of changes"))?;
             at = frame.end(at);
             apply(delta, at)?;
@@ -214,15 +184,8 @@ impl Journal {
 
     fn frame(&self, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
         let body = self.keys.journal.seal(&self.end.to_bytes(), plain)?;
-        let too_large = StoreError::TooLarge {
-            what: "frame",
-            expected: BODY_BYTES_MAX,
-            got: body.len(),
-        };
-        let Some(length) = u32::try_from(body.len())
-            .ok()
-            .filter(|_| body.len() <= BODY_BYTES_MAX)
-        else {
+        let too_large = StoreError::TooLarge { what: "frame", expected: BODY_BYTES_MAX, got: body.len() };
+        let Some(length) = u32::try_from(body.len()).ok().filter(|_| body.len() <= BODY_BYTES_MAX) else {
             return Err(too_large);
         };
         let mut frame = Vec::with_capacity(HEAD_BYTES.saturating_add(body.len()));
@@ -237,8 +200,7 @@ impl Journal {
     fn write_all(&self, frame: &[u8]) -> io::Result<()> {
         #[cfg(test)]
         if let Some(kind) = self.fault.filter(|kind| *kind == io::ErrorKind::StorageFull) {
-            self.file
-                .write_all_at(frame.split_at(frame.len() / 2).0, self.end.offset)?;
+            self.file.write_all_at(frame.split_at(frame.len() / 2).0, self.end.offset)?;
             return Err(kind.into());
         }
         self.file.write_all_at(frame, self.end.offset)
@@ -252,10 +214,7 @@ impl Journal {
         seen(at);
         loop {
             if at.offset == witness.offset && at.chain != witness.chain {
-                return Err(damaged(
-                    at.offset,
-                    "frames before it are not those the witness saw",
-                ));
+                return Err(damaged(at.offset, "frames before it are not those the witness saw"));
             }
             let covered = at.offset < witness.offset;
             if at.offset >= length {
@@ -294,13 +253,8 @@ impl Journal {
             return Err(damaged(at, "more unreadable bytes than one commit can leave"));
         }
         let mut tail = Vec::new();
-        self.reader(at)?
-            .read_to_end(&mut tail)
-            .map_err(io_error("reading the journal"))?;
-        let starts = tail
-            .windows(FRAME_MAGIC.len())
-            .enumerate()
-            .filter(|(_, bytes)| *bytes == FRAME_MAGIC);
+        self.reader(at)?.read_to_end(&mut tail).map_err(io_error("reading the journal"))?;
+        let starts = tail.windows(FRAME_MAGIC.len()).enumerate().filter(|(_, bytes)| *bytes == FRAME_MAGIC);
         for (skip, _) in starts {
             let mut rest = tail.get(skip..).unwrap_or_default();
             let Ok(frame) = self.read(&mut rest)? else {
@@ -315,17 +269,12 @@ impl Journal {
     }
 
     fn length(&self) -> Result<u64, StoreError> {
-        Ok(self
-            .file
-            .metadata()
-            .map_err(io_error("reading the journal"))?
-            .len())
+        Ok(self.file.metadata().map_err(io_error("reading the journal"))?.len())
     }
 
     fn reader(&self, offset: u64) -> Result<BufReader<File>, StoreError> {
         let mut file = self.file.try_clone().map_err(io_error("reading the journal"))?;
-        file.seek(SeekFrom::Start(offset))
-            .map_err(io_error("reading the journal"))?;
+        file.seek(SeekFrom::Start(offset)).map_err(io_error("reading the journal"))?;
         // 1 MiB: few system calls for small frames.
         Ok(BufReader::with_capacity(1 << 20, file))
     }
@@ -340,11 +289,7 @@ impl Journal {
     }
 
     fn open_frame(&self, frame: &Frame, offset: u64) -> Option<zeroize::Zeroizing<Vec<u8>>> {
-        let aad = Position {
-            offset,
-            chain: frame.previous,
-        }
-        .to_bytes();
+        let aad = Position { offset, chain: frame.previous }.to_bytes();
         self.keys.journal.open(&aad, &frame.body)
     }
 }
@@ -367,10 +312,7 @@ struct Frame {
 
 impl Frame {
     fn end(&self, at: Position) -> Position {
-        Position {
-            offset: at.offset.saturating_add(self.length),
-            chain: self.chain,
-        }
+        Position { offset: at.offset.saturating_add(self.length), chain: self.chain }
     }
 }
 
@@ -393,28 +335,14 @@ fn read_frame(reader: &mut impl Read) -> io::Result<Result<Frame, &'static str>>
     if crc(length, &previous, &body) != crc32 {
         return Ok(Err("frame does not match its checksum"));
     }
-    let chain = blake3::Hasher::new()
-        .update(&head)
-        .update(&body)
-        .finalize()
-        .into();
+    let chain = blake3::Hasher::new().update(&head).update(&body).finalize().into();
     let length = (HEAD_BYTES as u64).saturating_add(length.into());
-    Ok(Ok(Frame {
-        previous,
-        body,
-        length,
-        chain,
-    }))
+    Ok(Ok(Frame { previous, body, length, chain }))
 }
 
 fn read_head(mut head: &[u8]) -> Option<([u8; 4], u32, u32, [u8; 32])> {
     let rest = &mut head;
-    Some((
-        take(rest)?,
-        u32::from_le_bytes(take(rest)?),
-        u32::from_le_bytes(take(rest)?),
-        take(rest)?,
-    ))
+    Some((take(rest)?, u32::from_le_bytes(take(rest)?), u32::from_le_bytes(take(rest)?), take(rest)?))
 }
 
 fn crc(length: u32, previous: &[u8; 32], body: &[u8]) -> u32 {
@@ -426,9 +354,5 @@ fn crc(length: u32, previous: &[u8; 32], body: &[u8]) -> u32 {
 }
 
 fn damaged(offset: u64, what: &'static str) -> StoreError {
-    StoreError::Damaged {
-        file: NAME,
-        offset,
-        what,
-    }
+    StoreError::Damaged { file: NAME, offset, what }
 }

@@ -32,20 +32,11 @@ impl Memory {
     /// What a reopened store holds after its process was killed: only what was committed.
     pub fn crash(self) -> Self {
         let floor_ms = self.committed_floor_ms;
-        Self {
-            rows: self.rows,
-            time_floor_ms: floor_ms,
-            committed_floor_ms: floor_ms,
-            ..Self::default()
-        }
+        Self { rows: self.rows, time_floor_ms: floor_ms, committed_floor_ms: floor_ms, ..Self::default() }
     }
 
     fn rows(&self, table: Table) -> &Rows {
-        if table.is_journaled() {
-            &self.rows
-        } else {
-            &self.unjournaled
-        }
+        if table.is_journaled() { &self.rows } else { &self.unjournaled }
     }
 
     fn unless_pending(&self, table: Table, parent: &[u8], item: &[u8]) -> bool {
@@ -59,21 +50,14 @@ impl Store for Memory {
             return Ok(value.map(<[u8]>::to_vec));
         }
         let items = self.rows(table).get(&(table.0, ByteBuf::from(parent)));
-        Ok(items
-            .and_then(|items| items.get(Bytes::new(item)))
-            .map(|value| value.to_vec()))
+        Ok(items.and_then(|items| items.get(Bytes::new(item))).map(|value| value.to_vec()))
     }
 
     fn scan(&self, table: Table, parent: &[u8], visit: &mut VisitItem<'_>) -> Result<(), StoreError> {
         if self.pending.scan(table, parent, visit).is_break() {
             return Ok(());
         }
-        for (item, value) in self
-            .rows(table)
-            .get(&(table.0, ByteBuf::from(parent)))
-            .into_iter()
-            .flatten()
-        {
+        for (item, value) in self.rows(table).get(&(table.0, ByteBuf::from(parent))).into_iter().flatten() {
             if self.unless_pending(table, parent, item) && visit(item, value).is_break() {
                 break;
             }
@@ -85,16 +69,14 @@ impl Store for Memory {
         if self.pending.scan_table(table, visit).is_break() {
             return Ok(());
         }
-        let _ = self
-            .rows(table)
-            .iter()
-            .filter(|((its_table, _), _)| *its_table == table.0)
-            .try_for_each(|((_, parent), items)| {
+        let _ = self.rows(table).iter().filter(|((its_table, _), _)| *its_table == table.0).try_for_each(
+            |((_, parent), items)| {
                 items
                     .iter()
                     .filter(|(item, _)| self.unless_pending(table, parent, item))
                     .try_for_each(|(item, value)| -> ControlFlow<()> { visit(parent, item, value) })
-            });
+            },
+        );
         Ok(())
     }
 
@@ -134,11 +116,7 @@ impl Store for Memory {
 
     fn stats(&self) -> Stats {
         let pending_bytes = self.pending.size_bytes() as u64;
-        Stats {
-            commits: self.commits,
-            pending_bytes,
-            ..Stats::default()
-        }
+        Stats { commits: self.commits, pending_bytes, ..Stats::default() }
     }
 
     fn close(mut self: Box<Self>) -> Result<(), StoreError> {

@@ -89,10 +89,7 @@ impl Keys {
         let mut hasher = blake3::Hasher::new_keyed(&self.row);
         hasher.update(&[level, table.0]);
         // The length keeps ("ab", "c") and ("a", "bc") apart.
-        hasher
-            .update(&(parent.len() as u64).to_le_bytes())
-            .update(parent)
-            .update(item);
+        hasher.update(&(parent.len() as u64).to_le_bytes()).update(parent).update(item);
         let hash: [u8; 32] = hasher.finalize().into();
         hash.into_iter().take(16)
     }
@@ -119,11 +116,7 @@ impl Sealer {
         let tag = self
             .0
             .encrypt_in_place_detached(XNonce::from_slice(&nonce), aad, body)
-            .map_err(|_| StoreError::TooLarge {
-                what: "message",
-                expected: usize::MAX,
-                got: plain.len(),
-            })?;
+            .map_err(|_| StoreError::TooLarge { what: "message", expected: usize::MAX, got: plain.len() })?;
         sealed.extend_from_slice(&tag);
         Ok(sealed)
     }
@@ -133,9 +126,7 @@ impl Sealer {
         let (nonce, rest) = sealed.split_first_chunk::<NONCE_BYTES>()?;
         let (body, tag) = rest.split_last_chunk::<TAG_BYTES>()?;
         let mut plain = Zeroizing::new(body.to_vec());
-        self.0
-            .decrypt_in_place_detached(XNonce::from_slice(nonce), aad, &mut plain, tag.into())
-            .ok()?;
+        self.0.decrypt_in_place_detached(XNonce::from_slice(nonce), aad, &mut plain, tag.into()).ok()?;
         Some(plain)
     }
 }

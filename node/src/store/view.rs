@@ -50,12 +50,7 @@ pub(super) struct View {
 impl View {
     /// Deletes what is there and starts empty.
     pub(super) fn create(path: &Path, keys: Arc<Keys>) -> Result<Self, StoreError> {
-        let mut view = Self {
-            tree: None,
-            path: path.to_owned(),
-            keys,
-            sound: Cell::new(true),
-        };
+        let mut view = Self { tree: None, path: path.to_owned(), keys, sound: Cell::new(true) };
         view.clear()?;
         Ok(view)
     }
@@ -85,12 +80,7 @@ impl View {
     /// Opens the view as it was closed at `at`; `None` if it is not that.
     pub(super) fn reopen(path: &Path, keys: Arc<Keys>, at: Position) -> Option<Self> {
         let tree = open_sled(path).ok();
-        let view = Self {
-            tree,
-            path: path.to_owned(),
-            keys,
-            sound: Cell::new(true),
-        };
+        let view = Self { tree, path: path.to_owned(), keys, sound: Cell::new(true) };
         let applied = view.tree().ok()?.get(APPLIED).ok()??;
         let applied = view.keys.view.open(APPLIED, &applied)?;
         (applied.as_slice() == at.to_bytes()).then_some(view)
@@ -130,9 +120,8 @@ impl View {
 
     /// Applies a delta as one sled batch, and the journal position it brings the view to.
     pub(super) fn apply(&self, delta: &Delta, at: Option<Position>) -> Result<(), StoreError> {
-        let applied = self
-            .batch(delta, at)
-            .and_then(|batch| self.tree()?.apply_batch(batch).map_err(unreadable));
+        let applied =
+            self.batch(delta, at).and_then(|batch| self.tree()?.apply_batch(batch).map_err(unreadable));
         self.checked(applied)
     }
 
@@ -140,11 +129,7 @@ impl View {
         let mut batch = sled::Batch::default();
         for (table, parent, changes) in delta.parents() {
             if changes.cleared {
-                for name in self
-                    .tree()?
-                    .scan_prefix(self.keys.parent_name(table, parent))
-                    .keys()
-                {
+                for name in self.tree()?.scan_prefix(self.keys.parent_name(table, parent)).keys() {
                     batch.remove(name.map_err(unreadable)?);
                 }
             }
@@ -166,22 +151,15 @@ impl View {
     pub(super) fn check_room(&self, bytes: usize) -> Result<(), StoreError> {
         let doing = "looking for free space";
         let disk = rustix::fs::statvfs(&self.path).map_err(|error| io_error(doing)(error.into()))?;
-        let needed = (bytes as u64)
-            .saturating_mul(WRITTEN_PER_BYTE)
-            .saturating_add(FREE_BYTES_MIN);
+        let needed = (bytes as u64).saturating_mul(WRITTEN_PER_BYTE).saturating_add(FREE_BYTES_MIN);
         if disk.f_bavail.saturating_mul(disk.f_frsize) < needed {
-            return Err(StoreError::Full {
-                doing: "making room for the next commit",
-            });
+            return Err(StoreError::Full { doing: "making room for the next commit" });
         }
         Ok(())
     }
 
     pub(super) fn size_bytes(&self) -> u64 {
-        self.tree()
-            .ok()
-            .and_then(|tree| tree.size_on_disk().ok())
-            .unwrap_or(0)
+        self.tree().ok().and_then(|tree| tree.size_on_disk().ok()).unwrap_or(0)
     }
 
     pub(super) fn is_sound(&self) -> bool {
@@ -201,9 +179,7 @@ impl View {
             return Err(unreadable("sled did not close it"));
         }
         let (path, keys) = (&self.path, &self.keys);
-        sync_all(path)
-            .and_then(|()| hash(path, keys))
-            .map_err(io_error("syncing the view"))
+        sync_all(path).and_then(|()| hash(path, keys)).map_err(io_error("syncing the view"))
     }
 
     /// Flushes and drops sled, and waits until its threads have dropped it too; whether all of that went well.
@@ -212,14 +188,12 @@ impl View {
         let Some(tree) = self.tree.take() else { return true };
         let is_sound = self.sound.get();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
-        let closer = std::thread::Builder::new()
-            .name("view-close".to_owned())
-            .spawn(move || {
-                let flushed = is_sound && tree.flush().is_ok();
-                drop(tree);
-                // Nobody listens any more when it took too long.
-                let _ = tell.send(flushed);
-            });
+        let closer = std::thread::Builder::new().name("view-close".to_owned()).spawn(move || {
+            let flushed = is_sound && tree.flush().is_ok();
+            drop(tree);
+            // Nobody listens any more when it took too long.
+            let _ = tell.send(flushed);
+        });
         closer.is_ok() && is_sound && told.recv_timeout(CLOSE_TIME_MAX) == Ok(true) && self.is_let_go()
     }
 
@@ -255,11 +229,7 @@ impl View {
     }
 
     fn open_row(&self, name: &[u8], sealed: &[u8]) -> Result<(ByteBuf, ByteBuf, ByteBuf), StoreError> {
-        let plain = self
-            .keys
-            .view
-            .open(name, sealed)
-            .ok_or_else(|| unreadable("a row does not open"))?;
+        let plain = self.keys.view.open(name, sealed).ok_or_else(|| unreadable("a row does not open"))?;
         serde_ipld_dagcbor::from_slice(&plain).map_err(unreadable)
     }
 }
@@ -290,11 +260,7 @@ pub(super) fn hash(path: &Path, keys: &Keys) -> io::Result<[u8; 32]> {
     let mut listing = Vec::new();
     walk(path, &mut |file, is_dir| {
         if !is_dir {
-            let name = file
-                .strip_prefix(path)
-                .unwrap_or(file)
-                .as_os_str()
-                .as_encoded_bytes();
+            let name = file.strip_prefix(path).unwrap_or(file).as_os_str().as_encoded_bytes();
             listing.extend((name.len() as u64).to_le_bytes());
             listing.extend_from_slice(name);
             let mut hasher = blake3::Hasher::new();
@@ -315,17 +281,11 @@ fn walk(path: &Path, visit: &mut dyn FnMut(&Path, bool) -> io::Result<()>) -> io
     let mut entries = std::fs::read_dir(path)?.collect::<io::Result<Vec<_>>>()?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
-        if entry.file_type()?.is_dir() {
-            walk(&entry.path(), visit)?
-        } else {
-            visit(&entry.path(), false)?
-        }
+        if entry.file_type()?.is_dir() { walk(&entry.path(), visit)? } else { visit(&entry.path(), false)? }
     }
     visit(path, true)
 }
 
 fn unreadable(what: impl std::fmt::Display) -> StoreError {
-    StoreError::View {
-        what: what.to_string(),
-    }
+    StoreError::View { what: what.to_string() }
 }

@@ -32,20 +32,14 @@ impl Position {
     /// `offset u64 LE ‖ chain`, wherever a position is written or authenticated.
     pub(super) fn to_bytes(self) -> [u8; 40] {
         let mut bytes = [0; 40];
-        for (to, from) in bytes
-            .iter_mut()
-            .zip(self.offset.to_le_bytes().into_iter().chain(self.chain))
-        {
+        for (to, from) in bytes.iter_mut().zip(self.offset.to_le_bytes().into_iter().chain(self.chain)) {
             *to = from;
         }
         bytes
     }
 
     pub(super) fn take(bytes: &mut &[u8]) -> Option<Self> {
-        Some(Self {
-            offset: u64::from_le_bytes(take(bytes)?),
-            chain: take(bytes)?,
-        })
+        Some(Self { offset: u64::from_le_bytes(take(bytes)?), chain: take(bytes)? })
     }
 }
 
@@ -83,20 +77,11 @@ impl Witness {
             };
             if newest.as_ref().is_none_or(|newest| newest.turn < turn) {
                 let file = file.try_clone().map_err(io_error(doing))?;
-                newest = Some(Self {
-                    file,
-                    turn,
-                    position,
-                    time_floor_ms,
-                });
+                newest = Some(Self { file, turn, position, time_floor_ms });
             }
         }
         let what = "neither of the two slots is valid";
-        newest.ok_or(StoreError::Damaged {
-            file: NAME,
-            offset: 0,
-            what,
-        })
+        newest.ok_or(StoreError::Damaged { file: NAME, offset: 0, what })
     }
 
     /// Writes and syncs the other slot. What it says must be durable before.
@@ -104,9 +89,7 @@ impl Witness {
         let turn = self.turn.saturating_add(1);
         let offset = if turn.is_multiple_of(2) { 0 } else { SLOT_STRIDE };
         let doing = "writing the witness";
-        self.file
-            .write_all_at(&slot(keys, turn, position, floor_ms), offset)
-            .map_err(final_error(doing))?;
+        self.file.write_all_at(&slot(keys, turn, position, floor_ms), offset).map_err(final_error(doing))?;
         self.file.sync_data().map_err(final_error(doing))?;
         (self.turn, self.position, self.time_floor_ms) = (turn, position, floor_ms);
         Ok(())

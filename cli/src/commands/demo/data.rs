@@ -46,15 +46,8 @@ pub(super) fn laboratory_ids(bundle: &str, year: &str, without: &str) -> Vec<Str
 
 fn each_resource(bundle: &str) -> Vec<Value> {
     let bundle: Value = serde_json::from_str(bundle).unwrap_or_default();
-    let entries = bundle
-        .get("entry")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
-    entries
-        .into_iter()
-        .filter_map(|entry| entry.get("resource").cloned())
-        .collect()
+    let entries = bundle.get("entry").and_then(Value::as_array).cloned().unwrap_or_default();
+    entries.into_iter().filter_map(|entry| entry.get("resource").cloned()).collect()
 }
 
 #[cfg(test)]
@@ -67,20 +60,9 @@ mod tests {
         assert_eq!(resources(SESSION_BUNDLE), 3);
         assert_eq!(
             laboratory_ids(PATIENT_BUNDLE, "2024", HIV_CODE),
-            [
-                "creatinine-3",
-                "phosphate-1",
-                "creatinine-4",
-                "potassium-2",
-                "phosphate-2",
-                "haemoglobin-2"
-            ]
+            ["creatinine-3", "phosphate-1", "creatinine-4", "potassium-2", "phosphate-2", "haemoglobin-2"]
         );
-        assert_eq!(
-            laboratory_ids(PATIENT_BUNDLE, "2024", "").len(),
-            7,
-            "one of them is held back"
-        );
+        assert_eq!(laboratory_ids(PATIENT_BUNDLE, "2024", "").len(), 7, "one of them is held back");
     }
 
     #[test]

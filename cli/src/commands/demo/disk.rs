@@ -55,10 +55,7 @@ fn look_at(path: &Path, words: &[&str], search: &mut Search) -> io::Result<()> {
     search.files += 1;
     search.bytes += bytes.len();
     let found = words.iter().filter(|word| contains(&bytes, word.as_bytes()));
-    search.found.extend(found.map(|word| Hit {
-        word: (*word).to_owned(),
-        path: path.to_owned(),
-    }));
+    search.found.extend(found.map(|word| Hit { word: (*word).to_owned(), path: path.to_owned() }));
     Ok(())
 }
 

@@ -40,11 +40,7 @@ pub(super) struct Reply {
 
 impl Party {
     pub(super) fn new(who: &'static str, folder: &Path) -> Self {
-        Self {
-            who,
-            home: folder.join(who),
-            daemon: None,
-        }
+        Self { who, home: folder.join(who), daemon: None }
     }
 
     pub(super) fn home(&self) -> &Path {
@@ -66,26 +62,15 @@ impl Party {
         };
         let out = text_of(&mut out)?;
         let said = text_of(&mut err)?;
-        let error = said
-            .lines()
-            .find_map(|line| serde_json::from_str(line).ok())
-            .unwrap_or(Value::String(said));
-        Ok(Reply {
-            code: status.code().unwrap_or(-1),
-            out,
-            error,
-        })
+        let error =
+            said.lines().find_map(|line| serde_json::from_str(line).ok()).unwrap_or(Value::String(said));
+        Ok(Reply { code: status.code().unwrap_or(-1), out, error })
     }
 
     /// Starts the daemon and waits until it listens.
     pub(super) fn start(&mut self) -> Result<Value, Error> {
         let log = self.home.with_extension("log");
-        let listen = [
-            "--listen",
-            "/ip4/127.0.0.1/udp/0/quic-v1",
-            "--listen",
-            "/ip4/127.0.0.1/tcp/0",
-        ];
+        let listen = ["--listen", "/ip4/127.0.0.1/udp/0/quic-v1", "--listen", "/ip4/127.0.0.1/tcp/0"];
         let mut child = self
             .karte(&[&["run"], &listen[..]].concat())?
             .stdout(Stdio::piped())
@@ -96,17 +81,10 @@ impl Party {
             .map_err(|error| unlike(format!("karte does not start: {error}")))?;
         let ready = child.stdout.take().and_then(first_line);
         self.daemon = Some(child);
-        ready
-            .and_then(|line| serde_json::from_str(&line).ok())
-            .ok_or_else(|| {
-                let said = std::fs::read_to_string(&log).unwrap_or_default();
-                unlike(format!(
-                    "the node of the {} does not listen: {}",
-                    self.who,
-                    said.trim()
-                ))
-                .into()
-            })
+        ready.and_then(|line| serde_json::from_str(&line).ok()).ok_or_else(|| {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            unlike(format!("the node of the {} does not listen: {}", self.who, said.trim())).into()
+        })
     }
 
     /// Asks the daemon to end; [`Party::finish`] waits for it. Apart, so that three can end at the same time.
@@ -131,12 +109,7 @@ impl Party {
         let program =
             std::env::current_exe().map_err(|error| unlike(format!("karte cannot find itself: {error}")))?;
         let mut command = Command::new(program);
-        command
-            .arg("--home")
-            .arg(&self.home)
-            .arg("--json")
-            .args(arguments)
-            .stdin(Stdio::null());
+        command.arg("--home").arg(&self.home).arg("--json").args(arguments).stdin(Stdio::null());
         Ok(command)
     }
 }
@@ -144,10 +117,7 @@ impl Party {
 impl Reply {
     /// Its results, one a line.
     pub(super) fn items(&self) -> Vec<Value> {
-        self.out
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        self.out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 }
 

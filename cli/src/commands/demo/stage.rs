@@ -80,9 +80,7 @@ impl Stage {
     pub(super) fn step(&mut self, title: &str) -> Result<(), Error> {
         self.step += 1;
         if self.json {
-            return Ok(output::print_object(
-                json!({ "step": self.step, "title": title }),
-            )?);
+            return Ok(output::print_object(json!({ "step": self.step, "title": title }))?);
         }
         output::print(&format!("\n{}. {title}\n", self.step))
     }
@@ -90,20 +88,12 @@ impl Stage {
     /// Every step was as told.
     pub(super) fn ends(&self) -> Result<(), Error> {
         let told = json!({ "told": self.step, "seconds": self.seconds() });
-        if self.json {
-            Ok(output::print_object(told)?)
-        } else {
-            Ok(())
-        }
+        if self.json { Ok(output::print_object(told)?) } else { Ok(()) }
     }
 
     /// What there is to say, as it is.
     pub(super) fn says(&self, text: &str) -> Result<(), Error> {
-        if self.json {
-            Ok(())
-        } else {
-            output::print(&format!("\n{text}\n"))
-        }
+        if self.json { Ok(()) } else { output::print(&format!("\n{text}\n")) }
     }
 
     /// A command that shows these results.
@@ -131,11 +121,7 @@ impl Stage {
     fn tells(&self, who: Who, arguments: &[&str]) -> Result<(), Error> {
         let words: Vec<String> = arguments.iter().map(|word| shown(word, &self.files())).collect();
         let name = format!("{}$", self.party(who).who);
-        if self.json {
-            Ok(())
-        } else {
-            output::print(&format!("{name:<8} karte {}\n", words.join(" ")))
-        }
+        if self.json { Ok(()) } else { output::print(&format!("{name:<8} karte {}\n", words.join(" "))) }
     }
 
     // --- acting
@@ -174,11 +160,7 @@ impl Stage {
         self.tells(who, arguments)?;
         let reply = self.call(who, arguments)?;
         if reply.code != 0 {
-            self.prints(&format!(
-                "Error: {} (exit code {})",
-                error_text(&reply.error),
-                reply.code
-            ))?;
+            self.prints(&format!("Error: {} (exit code {})", error_text(&reply.error), reply.code))?;
         }
         Ok(reply)
     }
@@ -203,11 +185,7 @@ impl Stage {
 
     /// A step counts only if it is as told.
     pub(super) fn insists(&self, is_so: bool, what: &str) -> Result<(), Error> {
-        if is_so {
-            Ok(())
-        } else {
-            Err(unlike(format!("the story says {what}, but it is not so")).into())
-        }
+        if is_so { Ok(()) } else { Err(unlike(format!("the story says {what}, but it is not so")).into()) }
     }
 
     /// Starts a daemon, and shows where it listens.
@@ -265,20 +243,13 @@ impl Stage {
 
     /// Leaves the folders where they are.
     pub(super) fn keep(self) -> Result<(), Error> {
-        let Self {
-            parties,
-            folder,
-            json,
-            ..
-        } = self;
+        let Self { parties, folder, json, .. } = self;
         let folder = folder.keep();
         if json {
             return Ok(output::print_object(json!({ "kept": folder.to_string_lossy() }))?);
         }
-        let lines: String = parties
-            .iter()
-            .map(|party| format!("  karte --home {} run\n", party.home().display()))
-            .collect();
+        let lines: String =
+            parties.iter().map(|party| format!("  karte --home {} run\n", party.home().display())).collect();
         output::print(&format!(
             "\nThe three folders are kept in {}. To go on from there:\n{lines}",
             folder.display()
@@ -309,15 +280,9 @@ fn interruption() -> Result<Arc<AtomicBool>, Failure> {
 
 fn error_text(error: &Value) -> String {
     let text = |name| error.get(name).and_then(Value::as_str);
-    let message = text("error")
-        .or(error.as_str())
-        .unwrap_or("no reason was given")
-        .trim();
+    let message = text("error").or(error.as_str()).unwrap_or("no reason was given").trim();
     let ended = if message.ends_with('.') { "" } else { "." };
-    joined(
-        &format!("{}{ended}", view::clean(message)),
-        &view::clean(text("next").unwrap_or_default()),
-    )
+    joined(&format!("{}{ended}", view::clean(message)), &view::clean(text("next").unwrap_or_default()))
 }
 
 fn joined(message: &str, next: &str) -> String {
@@ -337,9 +302,5 @@ fn shown(word: &str, folder: &Path) -> String {
     if word.len() == 64 || word.starts_with("karte1") {
         return word.chars().take(12).collect();
     }
-    if word.contains([' ', '|', '$']) {
-        format!("\"{word}\"")
-    } else {
-        word.to_owned()
-    }
+    if word.contains([' ', '|', '$']) { format!("\"{word}\"") } else { word.to_owned() }
 }

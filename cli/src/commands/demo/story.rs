@@ -46,31 +46,9 @@ fn meet(stage: &mut Stage) -> Result<(), Error> {
          passphrase.) Then each node listens.",
     )?;
     stage.does(Patient, &["init", "--name", PATIENT_NAME, "--no-passphrase"])?;
-    stage.does(
-        Clinic,
-        &[
-            "init",
-            "--name",
-            CLINIC_NAME,
-            "--kind",
-            "clinic",
-            "--no-passphrase",
-        ],
-    )?;
-    stage.does(
-        Centre,
-        &[
-            "init",
-            "--name",
-            CENTRE_NAME,
-            "--kind",
-            "partner",
-            "--no-passphrase",
-        ],
-    )?;
-    [Patient, Clinic, Centre]
-        .into_iter()
-        .try_for_each(|who| stage.starts(who))?;
+    stage.does(Clinic, &["init", "--name", CLINIC_NAME, "--kind", "clinic", "--no-passphrase"])?;
+    stage.does(Centre, &["init", "--name", CENTRE_NAME, "--kind", "partner", "--no-passphrase"])?;
+    [Patient, Clinic, Centre].into_iter().try_for_each(|who| stage.starts(who))?;
     stage.says(
         "Chihiro takes the cards of both, from their web pages or as a QR code at the desk, and calls.",
     )?;
@@ -88,18 +66,13 @@ fn meet(stage: &mut Stage) -> Result<(), Error> {
     stage.does(Patient, &["sync"])?;
     let contacts = stage.does(Patient, &["contact", "list"])?;
     stage.shows(view::contacts, &contacts)?;
-    let known = contacts
-        .iter()
-        .filter(|contact| text(contact, "state") == "known")
-        .count();
+    let known = contacts.iter().filter(|contact| text(contact, "state") == "known").count();
     stage.insists(known == 2, "she knows two parties now")
 }
 
 fn pending(stage: &Stage, who: Who) -> Result<Option<String>, Error> {
     let contacts = stage.asks(who, &["contact", "list"])?;
-    let knocked = contacts
-        .iter()
-        .find(|contact| text(contact, "state") == "pending");
+    let knocked = contacts.iter().find(|contact| text(contact, "state") == "pending");
     Ok(knocked.map(|contact| text(contact, "party")))
 }
 
@@ -135,9 +108,7 @@ fn ask_without_grant(stage: &mut Stage, records: &[Value]) -> Result<(), Error> 
     let seen = stage.does(Centre, &["record", "list"])?;
     stage.shows(view::records, &seen)?;
     stage.insists(seen.is_empty(), "the centre sees nothing")?;
-    let wanted = records
-        .iter()
-        .find(|record| text(record, "title").starts_with("Chronic kidney disease"));
+    let wanted = records.iter().find(|record| text(record, "title").starts_with("Chronic kidney disease"));
     let wanted = wanted.map(|record| text(record, "id")).unwrap_or_default();
     stage.is_refused(Centre, &["record", "open", &wanted])?;
     stage.says("Being a contact lets nobody read: without her grant there is neither key nor byte to be had.")
@@ -182,10 +153,7 @@ fn grant_a_year(stage: &mut Stage) -> Result<Given, Error> {
 fn accept(stage: &Stage, who: Who, grant: &str, more: &[&str]) -> Result<(), Error> {
     stage.awaits("the grant is offered", || {
         let grants = stage.asks(who, &["grant", "list"])?;
-        Ok(grants
-            .iter()
-            .any(|offered| text(offered, "id") == grant)
-            .then_some(()))
+        Ok(grants.iter().any(|offered| text(offered, "id") == grant).then_some(()))
     })?;
     let accepted = stage.does(who, &[&["grant", "accept", grant], more].concat())?;
     stage.shows(view::grants, &accepted)
@@ -194,14 +162,8 @@ fn accept(stage: &Stage, who: Who, grant: &str, more: &[&str]) -> Result<(), Err
 fn read(stage: &Stage, record: &str) -> Result<(), Error> {
     stage.says("A doctor opens one.")?;
     let resource = open(stage, record)?;
-    let value = resource
-        .pointer("/valueQuantity/value")
-        .map(Value::to_string)
-        .unwrap_or_default();
-    let unit = resource
-        .pointer("/valueQuantity/unit")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let value = resource.pointer("/valueQuantity/value").map(Value::to_string).unwrap_or_default();
+    let unit = resource.pointer("/valueQuantity/unit").and_then(Value::as_str).unwrap_or_default();
     let read = json!({
         "subject": resource.pointer("/subject/display"),
         "what": resource.pointer("/code/text"),
@@ -210,15 +172,9 @@ fn read(stage: &Stage, record: &str) -> Result<(), Error> {
     });
     stage.shows(view::details, &[read])?;
     let original = serde_json::from_str::<Value>(PATIENT_BUNDLE).unwrap_or_default();
-    let entries = original
-        .get("entry")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
+    let entries = original.get("entry").and_then(Value::as_array).cloned().unwrap_or_default();
     stage.insists(
-        entries
-            .iter()
-            .any(|entry| entry.get("resource") == Some(&resource)),
+        entries.iter().any(|entry| entry.get("resource") == Some(&resource)),
         "what the clinic reads is the original resource",
     )
 }
@@ -227,9 +183,7 @@ fn be_told(stage: &Stage, record: &str) -> Result<(), Error> {
     stage.says("Chihiro sees who read what.")?;
     let events = stage.awaits("the receipt comes home", || {
         let events = stage.asks(Patient, &["audit", "list"])?;
-        let told = events
-            .iter()
-            .any(|event| is_event(event, "opened") && text(event, "record") == record);
+        let told = events.iter().any(|event| is_event(event, "opened") && text(event, "record") == record);
         Ok(told.then_some(events))
     })?;
     stage.lists(Patient, &["audit", "list"], view::audit, &events)
@@ -256,10 +210,7 @@ fn write_back(stage: &mut Stage) -> Result<Given, Error> {
     let (session, since) = (data::resources(SESSION_BUNDLE), words("record list --from 2025"));
     let own = stage.awaits("the session is among her own records", || {
         let about = stage.asks(Patient, &since)?;
-        let own = about
-            .iter()
-            .filter(|record| record.get("grant").is_none_or(Value::is_null))
-            .count();
+        let own = about.iter().filter(|record| record.get("grant").is_none_or(Value::is_null)).count();
         Ok((own == session).then_some(about))
     })?;
     stage.lists(Patient, &since, view::records, &own)?;
@@ -269,10 +220,7 @@ fn write_back(stage: &mut Stage) -> Result<Given, Error> {
     })?;
     stage.lists(Clinic, &since, view::records, &arrived)?;
     stage.insists(
-        arrived.len() == 1
-            && arrived
-                .iter()
-                .all(|record| text(record, "kind") == "fhir/Procedure"),
+        arrived.len() == 1 && arrived.iter().all(|record| text(record, "kind") == "fhir/Procedure"),
         "the clinic has the procedure, and not the weights, which it was not granted",
     )?;
     let record = text(&only(arrived, "a procedure")?, "id");
@@ -283,9 +231,7 @@ fn write_back(stage: &mut Stage) -> Result<Given, Error> {
     )?;
     let written = stage.asks(Centre, &words("record list --kind fhir/Procedure"))?;
     stage.insists(
-        [&written, &own]
-            .iter()
-            .all(|list| list.iter().any(|item| text(item, "id") == record)),
+        [&written, &own].iter().all(|list| list.iter().any(|item| text(item, "id") == record)),
         "it is the same record at all three",
     )?;
     let read = json!({
@@ -305,10 +251,7 @@ fn revoke(stage: &mut Stage, laboratory: &Given, sessions: &Given) -> Result<(),
     stage.step("She revokes")?;
     stage.says("Both grants to the clinic end. The clinic is connected, so it hears at once.")?;
     for given in [laboratory, sessions] {
-        stage.does(
-            Patient,
-            &["grant", "revoke", &given.grant, "--reason", "changed clinics"],
-        )?;
+        stage.does(Patient, &["grant", "revoke", &given.grant, "--reason", "changed clinics"])?;
     }
     let began = Instant::now();
     stage.awaits("the clinic stops", || {
@@ -328,13 +271,10 @@ fn revoke(stage: &mut Stage, laboratory: &Given, sessions: &Given) -> Result<(),
     let events = stage.awaits("the clinic's receipts come home", || {
         let events = stage.asks(Patient, &["audit", "list"])?;
         let signed = |given: &Given, what| {
-            events
-                .iter()
-                .any(|event| is_event(event, what) && text(event, "grant") == given.grant)
+            events.iter().any(|event| is_event(event, what) && text(event, "grant") == given.grant)
         };
-        let all = [laboratory, sessions]
-            .iter()
-            .all(|given| signed(given, "stopped") && signed(given, "deleted"));
+        let all =
+            [laboratory, sessions].iter().all(|given| signed(given, "stopped") && signed(given, "deleted"));
         Ok(all.then_some(events))
     })?;
     stage.lists(Patient, &["audit", "list"], view::audit, &events)
@@ -346,21 +286,12 @@ fn look_at_the_disk(stage: &mut Stage) -> Result<(), Error> {
     stage.step("What can be read on the disks")?;
     let originals = disk::search(&stage.files(), &TELLING)?;
     let is_there = |word: &str| originals.found.iter().any(|hit| hit.word == word);
-    stage.insists(
-        TELLING.into_iter().all(is_there),
-        "all the words are in the files that were imported",
-    )?;
+    stage.insists(TELLING.into_iter().all(is_there), "all the words are in the files that were imported")?;
     let mut all = disk::Search::default();
     // What a node is called stands in its own settings, where its owner may change it; nowhere else.
-    for (who, own) in [
-        (Patient, PATIENT_NAME),
-        (Clinic, CLINIC_NAME),
-        (Centre, CENTRE_NAME),
-    ] {
+    for (who, own) in [(Patient, PATIENT_NAME), (Clinic, CLINIC_NAME), (Centre, CENTRE_NAME)] {
         let mut search = disk::search(stage.home(who), &TELLING)?;
-        search
-            .found
-            .retain(|hit| !(hit.word == own && hit.path.ends_with(SETTINGS)));
+        search.found.retain(|hit| !(hit.word == own && hit.path.ends_with(SETTINGS)));
         all.add(search);
     }
     if let Some(disk::Hit { word, path }) = all.found.first() {
@@ -414,17 +345,11 @@ fn words(line: &str) -> Vec<&str> {
 }
 
 fn only(items: Vec<Value>, what: &str) -> Result<Value, Error> {
-    items
-        .into_iter()
-        .next()
-        .ok_or_else(|| unlike(format!("expected {what}, got nothing")).into())
+    items.into_iter().next().ok_or_else(|| unlike(format!("expected {what}, got nothing")).into())
 }
 
 fn text(item: &Value, name: &str) -> String {
-    item.get(name)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned()
+    item.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 fn is_event(event: &Value, what: &str) -> bool {
@@ -433,11 +358,8 @@ fn is_event(event: &Value, what: &str) -> bool {
 
 fn same_ids(some: &[Value], others: &[Value]) -> bool {
     let ids = |items: &[Value]| {
-        let mut ids: Vec<String> = items
-            .iter()
-            .map(|item| text(item, "id"))
-            .filter(|id| !id.is_empty())
-            .collect();
+        let mut ids: Vec<String> =
+            items.iter().map(|item| text(item, "id")).filter(|id| !id.is_empty()).collect();
         ids.sort();
         ids
     };
