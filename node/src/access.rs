@@ -242,7 +242,8 @@ fn open_engine(
         policy,
     };
     let engine = Engine::open(parts, clock.now_ms())?;
-    if !matches!(opened, Opened::Clean | Opened::New) {
+    // A daemon sweeps at every start; a single command only when the last stop may have left something.
+    if live || !matches!(opened, Opened::Clean | Opened::New) {
         sweep(&engine, blobs.as_ref())?;
     }
     Ok((engine, blobs))

@@ -245,6 +245,11 @@ impl Keystore {
             .seal(RING_AAD, &plain)
             .map_err(|error| KeystoreError::Damaged(error.to_string()))?;
         let bytes = encoding::encode(&self.file)?;
+        if bytes.len() > KEYSTORE_BYTES_MAX {
+            return Err(KeystoreError::Damaged(
+                "it would hold more reading keys than it can be read with".into(),
+            ));
+        }
         replace_file(&self.path, &bytes).map_err(|source| KeystoreError::Io { doing: "written", source })
     }
 }

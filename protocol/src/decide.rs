@@ -74,6 +74,9 @@ pub enum Clause {
     /// The record was never handed over under it, or was taken back.
     #[error("the record is not on its shelf")]
     NotShelved,
+    /// The deciding device's clock cannot be believed (rule 9).
+    #[error("the clock of this machine is behind the time this node has already seen")]
+    Clock,
     /// The reader destroyed its key.
     #[error("its reading key is gone")]
     KeyGone,
@@ -189,7 +192,8 @@ pub fn is_device_signed(status: &Verified<Status>, state: &State) -> bool {
     status.is_by(state.party) && state.has_device(&status.by().device)
 }
 
-fn speaks_for(status: &Verified<Status>, state: &State) -> bool {
+/// Whether a Status is signed by a live device of the party or of its steward.
+pub fn speaks_for(status: &Verified<Status>, state: &State) -> bool {
     is_device_signed(status, state) || state.has_steward_device(&status.by().device)
 }
 

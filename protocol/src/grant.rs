@@ -274,7 +274,8 @@ impl OpenGrant {
 }
 
 impl Opened {
-    fn check(&self) -> Result<(), GrantError> {
+    /// Bounds of its fields.
+    pub fn check(&self) -> Result<(), GrantError> {
         let life = self.not_after_ms.saturating_sub(self.not_before_ms);
         if life <= 0 || life > GRANT_MS_MAX {
             return Err(GrantError::Bound("expected a grant that ends after it begins, within 366 days"));

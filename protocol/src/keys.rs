@@ -82,8 +82,16 @@ impl Recipient {
         if self.r#type != "x25519" {
             return Err(KeyError::RecipientType(self.r#type.chars().take(40).collect()));
         }
-        age::x25519::Recipient::from_str(&self.key)
-            .map_err(|_| KeyError::Recipient(self.key.chars().take(80).collect()))
+        let wrong = || KeyError::Recipient(self.key.chars().take(80).collect());
+        let recipient = age::x25519::Recipient::from_str(&self.key).map_err(|_| wrong())?;
+        // A point of low order makes every shared secret zero, and the age crate panics on that.
+        let parsed = bech32::primitives::decode::CheckedHrpstring::new::<bech32::Bech32>(&self.key);
+        let point: Vec<u8> = parsed.map_err(|_| wrong())?.byte_iter().collect();
+        let point: [u8; 32] = point.try_into().map_err(|_| wrong())?;
+        if x25519_dalek::x25519([1; 32], point) == [0; 32] {
+            return Err(wrong());
+        }
+        Ok(recipient)
     }
 }
 
@@ -180,6 +188,18 @@ impl RecoverySeed {
 mod tests {
     use super::*;
     use crate::chance::OsChance;
+
+    #[test]
+    fn a_recipient_of_low_order_is_refused_and_not_sealed_to() {
+        let hrp = bech32::Hrp::parse("age").expect("a prefix");
+        for first in [0, 1] {
+            let mut point = [0; 32];
+            point[0] = first;
+            let key = bech32::encode_lower::<bech32::Bech32>(hrp, &point).expect("encodes");
+            let recipient = Recipient { r#type: "x25519".into(), key };
+            assert!(recipient.to_age().is_err(), "the point {first} is of low order");
+        }
+    }
 
     #[test]
     fn an_age_identity_reads_back_in_the_text_form_of_age() {

@@ -2,8 +2,10 @@
 
 use crate::encoding::{self, EncodingError};
 use crate::id::{Digest, PartyId, RecordId};
-use crate::limits::{LIST_ITEMS_MAX, SEALED_LABEL_BYTES_MAX, TEXT_BYTES_MAX, TITLE_BYTES_MAX};
-use crate::seal::{self, FileKey, SealError};
+use crate::limits::{
+    LIST_ITEMS_MAX, RECORD_BYTES_MAX, SEALED_LABEL_BYTES_MAX, TEXT_BYTES_MAX, TITLE_BYTES_MAX,
+};
+use crate::seal::{self, FileKey, SealError, Sealed};
 use crate::signed::{Signed, SignedError, Statement, Verified};
 use crate::time::{MINUTE_MS, UnixMs};
 use serde::{Deserialize, Serialize};
@@ -84,6 +86,32 @@ pub struct Effective {
     pub offset_min: i16,
 }
 
+impl Label {
+    /// A label that says what every label says, and nothing else yet.
+    pub fn new(subject: PartyId, kind: &str, title: &str, media_type: &str, sealed: &Sealed) -> Self {
+        Self {
+            subject,
+            kind: kind.to_owned(),
+            categories: vec![],
+            codes: vec![],
+            effective: None,
+            title: title.to_owned(),
+            media_type: media_type.to_owned(),
+            bytes: sealed.plaintext_bytes,
+            hash: sealed.plaintext_hash,
+            full_url: None,
+            source_id: None,
+            profiles: vec![],
+            replaces: vec![],
+            derived_from: vec![],
+            sensitivity: vec![],
+            urgency: None,
+            group: None,
+            case: None,
+        }
+    }
+}
+
 impl Effective {
     /// The beginning as the clock on the wall showed it, in milliseconds.
     pub fn local_start_ms(&self) -> UnixMs {
@@ -122,6 +150,9 @@ impl Statement for Label {
         ];
         if lists.iter().any(|items| *items > LIST_ITEMS_MAX) {
             return Err("expected at most 500 items in a list of a label");
+        }
+        if self.bytes > RECORD_BYTES_MAX {
+            return Err("expected a record of at most 256 TiB");
         }
         if self.title.len() > TITLE_BYTES_MAX {
             return Err("expected a title of at most 200 bytes");

@@ -10,7 +10,7 @@
 use crate::encoding::{self, EncodingError};
 use crate::id::{DeviceId, Digest, GrantId, ObjectId, RecordId, digest};
 use crate::keys::{Recipient, SealingKey};
-use crate::limits::{DEVICES_MAX, SEGMENT_KEYS_BYTES_MAX, SEGMENT_RECORDS_MAX};
+use crate::limits::{DEVICES_MAX, RECORD_BYTES_MAX, SEGMENT_KEYS_BYTES_MAX, SEGMENT_RECORDS_MAX};
 use crate::seal::{self, FILE_KEY_BYTES, FileKey, SealError};
 use crate::signed::Statement;
 use crate::time::UnixMs;
@@ -145,6 +145,12 @@ pub enum ShelfError {
         /// Keys in the age file.
         handed: usize,
     },
+    /// A payload longer than a record may be.
+    #[error("segment {seq} names a payload that is longer than a record may be")]
+    Length {
+        /// Position of the segment.
+        seq: u64,
+    },
     /// Does not open.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -181,6 +187,10 @@ pub fn open_keys(segment: &Segment, sealed: &[u8], keys: &[&SealingKey]) -> Resu
             listed: segment.records.len(),
             handed: wire.len(),
         });
+    }
+    // A payload is longer than its plaintext by less than a thousandth.
+    if wire.iter().any(|item| item.bytes > 2 * RECORD_BYTES_MAX) {
+        return Err(ShelfError::Length { seq: segment.seq });
     }
     Ok(wire
         .into_iter()

@@ -153,24 +153,10 @@ impl World {
         writer.finish()?;
         node.blobs.sync()?;
         let label = Label {
-            subject,
-            kind: draft.kind.into(),
             categories: vec![draft.category.into()],
             codes: vec![Code { system: "http://loinc.org".into(), code: draft.code.into() }],
             effective: Some(Effective { start_ms: draft.at_ms, end_ms: draft.at_ms, offset_min: 0 }),
-            title: draft.text.into(),
-            media_type: "text/plain".into(),
-            bytes: sealed.plaintext_bytes,
-            hash: sealed.plaintext_hash,
-            full_url: None,
-            source_id: None,
-            profiles: vec![],
-            replaces: vec![],
-            derived_from: vec![],
-            sensitivity: vec![],
-            urgency: None,
-            group: None,
-            case: None,
+            ..Label::new(subject, draft.kind, draft.text, "text/plain", &sealed)
         };
         let label = Verified::sign(label, node.engine.signer(), &node.keys.device)?;
         let sealed_label = seal_label(&label, &node.engine.identity(), &sealed.file_key)?;

@@ -19,19 +19,19 @@ use serde_json::{Value, json};
 const REFUSALS_MAX: u64 = 10_000;
 
 impl Engine {
-    /// A reader's receipts. Accepted also after a Revoke; each only from the grant's own reader.
+    /// A reader's receipts. Accepted also after a Revoke; each only from the grant's own reader, and once. One that
+    /// is wrong is passed over, so that it does not hold back the others.
     pub(super) fn take_receipts(&mut self, from: PartyId, receipts: &[Bytes]) -> Result<Response, Failure> {
         for bytes in receipts {
-            let Ok(receipt) = Signed::<Receipt>::from_bytes(bytes.to_vec()).verify() else {
-                return Ok(Response::Denied);
-            };
+            let Ok(receipt) = Signed::<Receipt>::from_bytes(bytes.to_vec()).verify() else { continue };
             let is_the_readers = receipt.is_by(from)
                 && self.given.get(&receipt.grant).is_some_and(|given| given.open.reader() == from)
                 && self.logs.get(&from).is_some_and(|held| held.state.has_device(&receipt.by().device));
-            if !is_the_readers {
-                return Ok(Response::Denied);
-            }
             let grant = receipt.grant;
+            let held = self.store.get(RECEIPTS, grant.as_bytes(), receipt.id().as_bytes())?.is_some();
+            if !is_the_readers || held {
+                continue;
+            }
             if matches!(receipt.what, Deed::Deleted | Deed::Kept) {
                 let name = self.name_of(from);
                 self.notice(format!(
@@ -58,13 +58,14 @@ impl Engine {
             Some(item) => self.row(REFUSALS, TOP, &item)?,
             None => None,
         };
-        let again = last.is_some_and(|row| {
-            row.party == party && row.reason == reason && self.now - row.at_ms < SECOND_MS
-        });
+        // One a second and party: a broken client must not fill the disk.
+        let again = last.is_some_and(|row| row.party == party && self.now - row.at_ms < SECOND_MS);
         if again {
             return Ok(());
         }
-        let row = RefusalRow { at_ms: self.now, party, grant, reason: reason.to_owned() };
+        // A reason may quote what the peer asked for.
+        let reason: String = reason.chars().take(200).collect();
+        let row = RefusalRow { at_ms: self.now, party, grant, reason: reason.clone() };
         self.put(REFUSALS, TOP, &(count % REFUSALS_MAX).to_be_bytes(), &row)?;
         self.put(META, TOP, b"refusals", &(count + 1))?;
         let name = self.name_of(party);

@@ -7,6 +7,7 @@ use super::rows::{
 };
 use super::{Effect, Engine, FetchEnd, Opening as OpenRecord, find_id};
 use crate::failure::{Failure, Kind};
+use crate::store::Batch;
 use karte_protocol::card;
 use karte_protocol::consent::{Accept, Deed, Receipt, Release};
 use karte_protocol::decide::{self, Clause, Denial};
@@ -24,7 +25,12 @@ use karte_protocol::shelf::{self, Handed, Segment, Shelf, ShelfHead};
 use karte_protocol::signed::{Signed, Verified};
 use karte_protocol::time::{MINUTE_MS, UnixMs};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long a denied grant is not asked for again without being told to, in milliseconds. 5 minutes.
+const DENIED_FOR_MS: i64 = 5 * MINUTE_MS;
+/// Offers of one holder that may wait for an answer. 1,000: nobody reads more.
+const OFFERS_MAX: usize = 1_000;
 
 /// A grant this party received.
 pub(super) struct Got {
@@ -33,6 +39,8 @@ pub(super) struct Got {
     pub(super) accept: Option<Verified<Accept>>,
     /// Handed over, and not here yet.
     pub(super) missing: BTreeMap<RecordId, Handed>,
+    /// Handed over, and not to be had in this session.
+    absent: BTreeMap<RecordId, Handed>,
     /// Segments the holder says there are.
     pub(super) segments_there: u64,
     /// Asked for by a sync, or due because the session is new.
@@ -65,6 +73,7 @@ impl Got {
             open,
             accept,
             missing: BTreeMap::new(),
+            absent: BTreeMap::new(),
             segments_there,
             wanted: false,
             run: Run::default(),
@@ -91,6 +100,12 @@ impl Engine {
             got.missing = missing;
             self.got.insert(id, got);
         }
+        let mut owes = BTreeSet::new();
+        self.store.scan_table(OUTBOX, &mut |holder, _, _| {
+            owes.extend(PartyId::from_slice(holder));
+            std::ops::ControlFlow::Continue(())
+        })?;
+        self.owes_receipts = owes;
         for id in self.got.keys().copied().collect::<Vec<_>>() {
             let accepted = self.got.get(&id).is_some_and(Got::is_live);
             if accepted && self.ring.reading(&id).is_none() {
@@ -129,7 +144,13 @@ impl Engine {
         if self.got.contains_key(&id) {
             return Ok(true);
         }
-        self.take_entries(from, vec![open.entry.clone()])?;
+        let open_offers =
+            self.got.values().filter(|got| got.row.holder == from && got.row.state == GotState::Offered);
+        if open_offers.count() >= OFFERS_MAX {
+            return Ok(false);
+        }
+        // Whether it was new says nothing here: it may have been pushed before the offer.
+        let _ = self.take_entries(from, vec![open.entry.clone()])?;
         let row = GotRow {
             opening,
             holder: from,
@@ -180,6 +201,7 @@ impl Engine {
 
     /// A fresh reading key, kept before the signed Accept names it.
     fn accept(&mut self, id: GrantId, adopt: bool) -> Result<(), Failure> {
+        self.require_clock()?;
         let key = SealingKey::generate(self.chance.as_mut());
         let recipient = key.recipient();
         self.ring.keep(id, key)?;
@@ -287,7 +309,8 @@ impl Engine {
             }
             let session = sessions.and_then(|state| state.sessions.get(id)).copied();
             let runs_out = session.is_none_or(|until| until < self.now + 5 * MINUTE_MS);
-            let denied = sessions.is_some_and(|state| state.denied.contains(id));
+            let denied =
+                sessions.and_then(|state| state.denied.get(id)).is_some_and(|until| self.now < *until);
             if denied && !got.wanted {
                 continue;
             }
@@ -350,6 +373,10 @@ impl Engine {
             state.sessions.insert(id, until);
             state.denied.remove(&id);
         }
+        if let Some(got) = self.got.get_mut(&id) {
+            let mut absent = std::mem::take(&mut got.absent);
+            got.missing.append(&mut absent);
+        }
         self.take_head(id, head)
     }
 
@@ -366,19 +393,21 @@ impl Engine {
             .get(&got.row.holder)
             .is_some_and(|held| head.is_by(got.row.holder) && held.state.has_device(&head.by().device));
         let is_ours = got.accept.as_ref().is_some_and(|accept| head.accept == accept.id());
-        let segments = head.chains.iter().map(|chain| chain.segments).sum();
+        let segments = head.chains.iter().try_fold(0_u64, |sum, chain| sum.checked_add(chain.segments));
+        let Some(segments) = segments.filter(|_| by_holder && is_ours && head.grant == id) else {
+            return Ok(());
+        };
         let rolled_back = head.issued_ms < got.row.head_ms || segments < got.row.segments;
-        if !by_holder || !is_ours || head.grant != id || rolled_back {
-            if rolled_back {
-                self.notice(format!("an older shelf of grant {} was refused", id.short()));
-            }
+        if rolled_back {
+            self.notice(format!("an older shelf of grant {} was refused", id.short()));
             return Ok(());
         }
         if let Some(got) = self.got.get_mut(&id) {
             got.row.head_ms = head.issued_ms;
             got.segments_there = segments;
         }
-        self.save_got(id)
+        // Kept with the segments it announces: a head by itself is not worth a row.
+        Ok(())
     }
 
     /// Segments in order: each must link to the one before and be signed by the holder.
@@ -498,14 +527,14 @@ impl Engine {
         if row.quarantine.is_some() {
             return Ok(false);
         }
-        self.put_bytes(LABELS, TOP, handed.record.as_bytes(), sealed_label.to_vec())?;
+        self.put_bytes(LABELS, id.as_bytes(), handed.record.as_bytes(), sealed_label.to_vec())?;
         if let Some(got) = self.got.get_mut(&id) {
             got.run.received += 1;
             got.run.bytes += handed.bytes;
         }
         let adopts = self.got.get(&id).is_some_and(|got| got.row.adopt);
         match seen_of(id, handed.record, &row) {
-            Some(seen) if adopts && self.may_adopt(&seen) => self.adopt(&seen),
+            Some(seen) if adopts && self.adopts_by_itself(&seen) => self.adopt(&seen),
             _ => Ok(false),
         }
     }
@@ -534,6 +563,13 @@ impl Engine {
             return Err("its length is not the one its label names".into());
         }
         Ok(opened.label)
+    }
+
+    /// SPEC rule 11, without asking: a record about this party, written by its holder or another contact.
+    fn adopts_by_itself(&self, seen: &Seen) -> bool {
+        let author = seen.label.by().party;
+        seen.label.subject == self.me.party
+            && author.is_some_and(|author| author == self.me.party || self.is_known(author))
     }
 
     /// SPEC rule 11: only the subject itself, or by `onward: keep`.
@@ -575,17 +611,23 @@ impl Engine {
         missing: &[RecordId],
         end: &FetchEnd,
     ) -> Result<(), Failure> {
+        let again = self.now + DENIED_FOR_MS;
         if let Some(state) = self.peers.get_mut(&peer) {
-            state.outstanding.remove(&Duty::Fetch(id));
+            if !state.outstanding.remove(&Duty::Fetch(id)) {
+                // The last word of an earlier connection.
+                return Ok(());
+            }
             if *end == FetchEnd::Denied {
                 state.sessions.remove(&id);
-                state.denied.insert(id);
+                state.denied.insert(id, again);
             }
         }
         if let Some(got) = self.got.get_mut(&id) {
             for record in missing {
                 // Not there any more: it is asked for again in a later session, not in this one.
-                got.missing.remove(record);
+                if let Some(handed) = got.missing.remove(record) {
+                    got.absent.insert(*record, handed);
+                }
                 got.run.refused += 1;
             }
             match end {
@@ -596,7 +638,7 @@ impl Engine {
                     // Not again on this connection without being told to.
                     if let Some(state) = self.peers.get_mut(&peer) {
                         state.sessions.remove(&id);
-                        state.denied.insert(id);
+                        state.denied.insert(id, again);
                     }
                 }
             }
@@ -614,6 +656,9 @@ impl Engine {
     /// SPEC rule 10.
     fn may_read(&self, id: GrantId) -> Result<(), Denial> {
         let unknown = Denial { grant: id, clause: Clause::NotCounting };
+        if self.is_clock_behind() {
+            return Err(Denial { grant: id, clause: Clause::Clock });
+        }
         let got = self.got.get(&id).ok_or(unknown.clone())?;
         let holder = self.logs.get(&got.row.holder).ok_or(unknown)?;
         decide::read(&decide::Reading {
@@ -685,13 +730,18 @@ impl Engine {
         };
         let holder = got.row.holder;
         let signed = Verified::sign(receipt, self.by(), &self.keys.device)?;
-        self.put_bytes(RECEIPTS, id.as_bytes(), signed.id().as_bytes(), signed.bytes().to_vec())?;
-        self.put_bytes(OUTBOX, holder.as_bytes(), signed.id().as_bytes(), id.as_bytes().to_vec())?;
-        if let Some(got) = self.got.get_mut(&id) {
-            got.row.receipts += 1;
-            got.row.receipt_last = Some(signed.id());
-        }
-        self.save_got(id)
+        let Some(got) = self.got.get_mut(&id) else {
+            return Ok(());
+        };
+        got.row.receipts += 1;
+        got.row.receipt_last = Some(signed.id());
+        // One batch: two receipts of one number would be a break in the chain.
+        let mut batch = Batch::default();
+        batch.put(RECEIPTS, id.as_bytes(), signed.id().as_bytes(), signed.bytes().to_vec());
+        batch.put(OUTBOX, holder.as_bytes(), signed.id().as_bytes(), id.as_bytes().to_vec());
+        batch.put(GOT, TOP, id.as_bytes(), encoding::encode(&got.row)?);
+        self.owes_receipts.insert(holder);
+        self.write(batch)
     }
 
     /// Receipts that a holder has not confirmed, oldest first.
@@ -766,6 +816,7 @@ impl Engine {
             .collect();
         self.delete_all(RECEIVED, id.as_bytes())?;
         self.delete_all(SEGMENTS, id.as_bytes())?;
+        self.delete_all(LABELS, id.as_bytes())?;
         for record in &records {
             self.delete(CAME_BY, record.as_bytes(), id.as_bytes())?;
             self.put_bytes(GONE, record.as_bytes(), id.as_bytes(), vec![])?;
@@ -778,6 +829,10 @@ impl Engine {
             got.wanted = false;
         }
         self.save_got(id)?;
+        for peer in self.peers.values_mut() {
+            peer.outstanding.remove(&Duty::Fetch(id));
+            peer.sessions.remove(&id);
+        }
         self.out.push(Effect::StopFetch(id));
         if was_accepted {
             let purpose = self.got.get(&id).map(|got| got.open.opened.purpose.clone()).unwrap_or_default();
@@ -792,6 +847,7 @@ impl Engine {
     fn drop_received(&mut self, id: GrantId, record: RecordId) -> Result<(), Failure> {
         self.delete(RECEIVED, id.as_bytes(), record.as_bytes())?;
         self.delete(CAME_BY, record.as_bytes(), id.as_bytes())?;
+        self.delete(LABELS, id.as_bytes(), record.as_bytes())?;
         if let Some(got) = self.got.get_mut(&id) {
             got.missing.remove(&record);
         }
@@ -802,7 +858,6 @@ impl Engine {
         let mut unneeded = Vec::new();
         for record in records {
             if !self.needs(&record)? {
-                self.delete(LABELS, TOP, record.as_bytes())?;
                 unneeded.push(record);
             }
         }
@@ -832,9 +887,10 @@ impl Engine {
 
     /// The holder said no. Why, it does not say; its log, which we may follow, may.
     pub(super) fn session_denied(&mut self, peer: DeviceId, id: GrantId) {
+        let again = self.now + DENIED_FOR_MS;
         if let Some(state) = self.peers.get_mut(&peer) {
             state.sessions.remove(&id);
-            state.denied.insert(id);
+            state.denied.insert(id, again);
         }
         if let Some(got) = self.got.get_mut(&id) {
             got.run.denied = true;

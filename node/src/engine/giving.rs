@@ -2,52 +2,50 @@
 
 use super::library::verify_label;
 use super::rows::{GIVEN, GivenRow, LABELS, RELEASES, SEGMENTS, SHELVED, TOP};
-use super::select::{scope_of, span_text, time_text};
+use super::select::{code_text, scope_of, span_text, time_text};
 use super::{Effect, Engine, RequestId, Serving, StreamId, decode_row, find_id};
 use crate::command::NewGrant;
 use crate::failure::Failure;
+use crate::store::Batch;
 use karte_protocol::consent::{Accept, Release};
 use karte_protocol::decide::{self, Clause, Denial};
 use karte_protocol::encoding;
 use karte_protocol::entry::Act;
 use karte_protocol::grant::{self, Onward, OpenGrant, Opened, Opening, Reader, Scope};
 use karte_protocol::id::{DeviceId, GrantId, PartyId, RecordId, Salt, digest};
+use karte_protocol::keys::Recipient;
 use karte_protocol::label::Label;
 use karte_protocol::limits::{MESSAGE_BYTES_MAX, SEGMENT_RECORDS_MAX, TEXT_BYTES_MAX, WANTS_MAX};
 use karte_protocol::message::{Bytes, Fetch, Frame, Response, SegmentAndKeys};
 use karte_protocol::seal;
 use karte_protocol::shelf::{self, Chain, Handed, Segment, Shelf, ShelfHead};
 use karte_protocol::signed::{Signed, Verified};
+use karte_protocol::time::{HOUR_MS, MINUTE_MS, UnixMs};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes of segments in one answer: the rest of a MiB is for the envelope.
 const SEGMENTS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 16 * 1024;
+
+/// How often a reader may replace its acceptance of one grant, in milliseconds. Once an hour.
+const REPLACE_EVERY_MS: i64 = HOUR_MS;
+/// Releases of one connection in one minute. 60: a person syncs less, a program needs no more.
+const RELEASES_A_MINUTE_MAX: u32 = 60;
 
 /// A grant this party gave.
 pub(super) struct Given {
     pub(super) row: GivenRow,
     pub(super) open: OpenGrant,
     pub(super) accept: Option<Verified<Accept>>,
+    /// When an acceptance last replaced another, since this node was started.
+    replaced_ms: UnixMs,
 }
 
 impl Given {
-    fn is_held_back(&self, label: &Label) -> bool {
-        self.row.exclude.iter().any(|word| {
-            grant::kind_is_below(&label.kind, word)
-                || label.categories.contains(word)
-                || label.sensitivity.contains(word)
-                || label
-                    .codes
-                    .iter()
-                    .any(|code| code.code == *word || format!("{}|{}", code.system, code.code) == *word)
-        })
-    }
-
     fn covers(&self, record: &RecordId, label: &Label) -> bool {
         label.subject == self.open.opened.subject
             && self.open.scope.as_ref().is_some_and(|scope| scope.covers(record, label))
-            && !self.is_held_back(label)
+            && !is_held_back(&self.row.exclude, label)
     }
 }
 
@@ -59,7 +57,7 @@ impl Engine {
                 Some(bytes) => Some(Signed::<Accept>::from_bytes(bytes.to_vec()).verify()?),
                 None => None,
             };
-            self.given.insert(open.id(), Given { row, open, accept });
+            self.given.insert(open.id(), Given { row, open, accept, replaced_ms: UnixMs::MIN });
         }
         Ok(())
     }
@@ -78,6 +76,7 @@ impl Engine {
         let subject = self.find_subject(new.scope.subject.as_deref())?;
         let scope = self.scope_of_grant(new)?;
         let (opening, opened) = self.draft(new, reader, subject, &scope)?;
+        opened.check()?;
         if new.dry_run {
             return self.preview(new, subject, &scope);
         }
@@ -100,7 +99,7 @@ impl Engine {
             last: None,
             at_ms: self.now,
         };
-        self.given.insert(id, Given { row, open, accept: None });
+        self.given.insert(id, Given { row, open, accept: None, replaced_ms: UnixMs::MIN });
         self.save_given(id)?;
         Ok(vec![self.view_given(id)])
     }
@@ -143,18 +142,13 @@ impl Engine {
 
     /// Which records a grant would cover, without signing anything.
     fn preview(&self, new: &NewGrant, subject: PartyId, scope: &Scope) -> Result<Vec<Value>, Failure> {
-        let as_if = |label: &Label| {
-            new.exclude.iter().any(|word| {
-                grant::kind_is_below(&label.kind, word)
-                    || label.categories.contains(word)
-                    || label.sensitivity.contains(word)
-                    || label.codes.iter().any(|code| code.code == *word)
-            })
-        };
         let mut views = Vec::new();
         let mut bytes = 0;
         self.each_own(&mut |record, label, row| {
-            if label.subject == subject && scope.covers(&record, &label) && !as_if(&label) {
+            if label.subject == subject
+                && scope.covers(&record, &label)
+                && !is_held_back(&new.exclude, &label)
+            {
                 bytes += label.bytes;
                 let seen = super::library::Seen { record, handed: row.handed(record), label, grant: None };
                 views.push((seen.label.effective.map(|time| time.start_ms), record, self.view_record(&seen)));
@@ -265,12 +259,28 @@ impl Engine {
 
     // --- shelving
 
-    /// In scope, not yet shelved: for every live grant, at start.
+    /// In scope, not yet shelved: for every live grant, at start, in one pass over the records.
     pub(super) fn shelve_all(&mut self) -> Result<(), Failure> {
-        for id in self.given.keys().copied().collect::<Vec<_>>() {
-            self.shelve(id)?;
+        let live: Vec<GrantId> = self.given.keys().copied().filter(|id| self.shelves(*id)).collect();
+        if live.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let mut handed: BTreeMap<GrantId, Vec<Handed>> = BTreeMap::new();
+        self.each_own(&mut |record, label, row| {
+            for id in &live {
+                if self.given.get(id).is_some_and(|given| given.covers(&record, &label)) {
+                    handed.entry(*id).or_default().push(row.handed(record));
+                }
+            }
+        })?;
+        handed.into_iter().try_for_each(|(id, handed)| self.put_on_shelf(id, handed))
+    }
+
+    /// Whether records go on the shelf of a grant now: it was accepted and has not ended.
+    fn shelves(&self, id: GrantId) -> bool {
+        self.given
+            .get(&id)
+            .is_some_and(|given| given.accept.is_some() && self.standing(id, &given.open.opened).is_none())
     }
 
     /// Everything in the scope of one grant that is not yet on its shelf.
@@ -336,7 +346,13 @@ impl Engine {
             return Ok(());
         };
         let (seq, prev) = (given.row.segments, given.row.last);
-        let keys = shelf::seal_keys(handed, std::slice::from_ref(&accept.recipient))?;
+        let keys = match shelf::seal_keys(handed, std::slice::from_ref(&accept.recipient)) {
+            Ok(keys) => keys,
+            Err(error) => {
+                self.notice(format!("grant {} cannot be sealed to its reader: {error}", id.short()));
+                return Ok(());
+            }
+        };
         let segment = Segment {
             shelf: Shelf::Granted { grant: id, accept: accept.id() },
             seq,
@@ -346,17 +362,18 @@ impl Engine {
             keys_hash: digest(&keys),
         };
         let signed = Verified::sign(segment, self.by(), &self.keys.device)?;
-        let last = signed.id();
         let both = SegmentAndKeys { segment: Bytes::from(signed.bytes().to_vec()), keys: keys.into() };
-        self.put(SEGMENTS, id.as_bytes(), &seq.to_be_bytes(), &both)?;
+        let Some(given) = self.given.get_mut(&id) else { return Ok(()) };
+        given.row.segments = seq + 1;
+        given.row.last = Some(signed.id());
+        // One batch: a segment that is not counted, or a record marked without its segment, would never arrive.
+        let mut batch = Batch::default();
+        batch.put(SEGMENTS, id.as_bytes(), &seq.to_be_bytes(), encoding::encode(&both)?);
         for item in handed {
-            self.put_bytes(SHELVED, id.as_bytes(), item.record.as_bytes(), seq.to_be_bytes().to_vec())?;
+            batch.put(SHELVED, id.as_bytes(), item.record.as_bytes(), seq.to_be_bytes().to_vec());
         }
-        if let Some(given) = self.given.get_mut(&id) {
-            given.row.segments = seq + 1;
-            given.row.last = Some(last);
-        }
-        self.save_given(id)
+        batch.put(GIVEN, TOP, id.as_bytes(), encoding::encode(&given.row)?);
+        self.write(batch)
     }
 
     pub(super) fn shelf_head(&self, id: GrantId) -> Result<Option<Verified<ShelfHead>>, Failure> {
@@ -382,7 +399,15 @@ impl Engine {
             return Ok(None);
         };
         let bytes = encoding::encode(&given.row.opening)?;
-        Ok(Some(seal::seal_to(&bytes, &reader.state.recipients())?))
+        let to: Vec<Recipient> =
+            reader.state.recipients().into_iter().filter(|recipient| recipient.to_age().is_ok()).collect();
+        match seal::seal_to(&bytes, &to) {
+            Ok(sealed) if !to.is_empty() => Ok(Some(sealed)),
+            _ => {
+                tracing::warn!(grant = %id.short(), "no device of the reader can be sealed to");
+                Ok(None)
+            }
+        }
     }
 
     pub(super) fn offer_delivered(&mut self, id: GrantId) -> Result<(), Failure> {
@@ -407,7 +432,8 @@ impl Engine {
             && accept.reader == from
             && accept.is_by(from)
             && reader.state.has_device(&accept.by().device);
-        if !is_the_readers || accept.recipient.to_age().is_err() {
+        let ended = self.standing(accept.grant, &given.open.opened).is_some();
+        if !is_the_readers || ended || accept.recipient.to_age().is_err() {
             return Ok(false);
         }
         let wins = given.accept.as_ref().is_none_or(|held| {
@@ -416,7 +442,11 @@ impl Engine {
         if !wins {
             return Ok(true);
         }
-        let id = accept.grant;
+        if given.accept.is_some() && self.now < given.replaced_ms.saturating_add(REPLACE_EVERY_MS) {
+            // Each new acceptance means a whole new shelf.
+            return Ok(false);
+        }
+        let (id, now) = (accept.grant, self.now);
         self.delete_all(SHELVED, id.as_bytes())?;
         self.delete_all(SEGMENTS, id.as_bytes())?;
         if let Some(given) = self.given.get_mut(&id) {
@@ -425,6 +455,7 @@ impl Engine {
             given.row.segments = 0;
             given.row.last = None;
             given.accept = Some(accept);
+            given.replaced_ms = now;
         }
         self.save_given(id)?;
         self.shelve(id)?;
@@ -445,6 +476,9 @@ impl Engine {
             return Ok(Response::Denied);
         };
         let id = release.grant;
+        if !self.may_ask_again(peer) {
+            return Ok(Response::Denied);
+        }
         let unseen = self.store.get(RELEASES, id.as_bytes(), release.id().as_bytes())?.is_none();
         let fresh = unseen && decide::is_fresh(&release, self.now);
         let decision = if fresh {
@@ -456,7 +490,6 @@ impl Engine {
             self.refuse(from, Some(id), &denial.clause.to_string())?;
             return Ok(Response::Denied);
         }
-        self.shelve(id)?;
         let Some(head) = self.shelf_head(id)? else {
             return Ok(Response::Denied);
         };
@@ -469,6 +502,17 @@ impl Engine {
         Ok(Response::Session { status: status.bytes().to_vec().into(), head: head.bytes().to_vec().into() })
     }
 
+    /// Counts releases, each of which is a row for ever.
+    fn may_ask_again(&mut self, peer: DeviceId) -> bool {
+        let minute = self.now / MINUTE_MS;
+        let Some(state) = self.peers.get_mut(&peer) else { return false };
+        if state.releases.0 != minute {
+            state.releases = (minute, 0);
+        }
+        state.releases.1 += 1;
+        state.releases.1 <= RELEASES_A_MINUTE_MAX
+    }
+
     /// SPEC rule 7, with what is held now.
     fn may_release(
         &mut self,
@@ -478,6 +522,9 @@ impl Engine {
     ) -> Result<(), Denial> {
         let grant = release.grant;
         let unknown = Denial { grant, clause: Clause::NotCounting };
+        if self.is_clock_behind() {
+            return Err(Denial { grant, clause: Clause::Clock });
+        }
         // The own Status is renewed when its lease runs low; this device is the holder's only one.
         self.own_status().map_err(|_| Denial { grant, clause: Clause::HolderStatus })?;
         let given = self.given.get(&grant).ok_or(unknown.clone())?;
@@ -552,7 +599,11 @@ impl Engine {
         stream: StreamId,
         body: &[u8],
     ) -> Result<(), Failure> {
-        let fetch = Fetch::from_bytes(body).ok().filter(|fetch| fetch.wants.len() <= WANTS_MAX);
+        let names_each_once = |fetch: &Fetch| {
+            let records: BTreeSet<&RecordId> = fetch.wants.iter().map(|want| &want.record).collect();
+            records.len() == fetch.wants.len() && records.len() <= WANTS_MAX
+        };
+        let fetch = Fetch::from_bytes(body).ok().filter(names_each_once);
         let Some(fetch) = fetch else {
             self.out.push(Effect::Finish(stream, Frame::Denied));
             return Ok(());
@@ -635,6 +686,16 @@ impl Engine {
     }
 }
 
+/// Whether the holder keeps a record back by its kind, a category, a code or a sensitivity. Nobody is told.
+fn is_held_back(exclude: &[String], label: &Label) -> bool {
+    exclude.iter().any(|word| {
+        grant::kind_is_below(&label.kind, word)
+            || label.categories.contains(word)
+            || label.sensitivity.contains(word)
+            || label.codes.iter().any(|code| code.code == *word || code_text(code) == *word)
+    })
+}
+
 fn view_scope(scope: &Scope) -> Value {
     let bound = |bound: grant::Bound| match bound {
         grant::Bound::Instant(at) => time_text(at),
@@ -645,10 +706,7 @@ fn view_scope(scope: &Scope) -> Value {
     json!({
         "kinds": scope.kinds,
         "categories": scope.categories,
-        "codes": scope.codes.iter().map(|code| match code.system.as_str() {
-            "" => code.code.clone(),
-            system => format!("{system}|{}", code.code),
-        }).collect::<Vec<_>>(),
+        "codes": scope.codes.iter().map(code_text).collect::<Vec<_>>(),
         "from": scope.window.and_then(|window| window.from).map(bound),
         "until": scope.window.and_then(|window| window.until).map(bound),
         "records": scope.records.iter().map(RecordId::to_hex).collect::<Vec<_>>(),

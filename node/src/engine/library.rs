@@ -72,8 +72,17 @@ impl Engine {
                 at_ms: self.now,
                 from: None,
             };
-            self.put_bytes(LABELS, TOP, record.handed.record.as_bytes(), record.sealed_label.clone())?;
-            self.put_own(record.handed.record, &record.label, &row)?;
+            let id = record.handed.record;
+            let mut batch = Batch::default();
+            batch.put(LABELS, TOP, id.as_bytes(), record.sealed_label.clone());
+            batch.put(OWN, TOP, id.as_bytes(), encoding::encode(&row)?);
+            batch.put(
+                KNOWN,
+                record.label.subject.as_bytes(),
+                record.label.hash.as_bytes(),
+                id.as_bytes().to_vec(),
+            );
+            self.write(batch)?;
         }
         let ids: Vec<RecordId> = fresh.iter().map(|record| record.handed.record).collect();
         self.shelve_own(fresh.iter().map(|record| record.handed.clone()).collect())?;
@@ -88,6 +97,11 @@ impl Engine {
     pub(super) fn adopt(&mut self, seen: &Seen) -> Result<bool, Failure> {
         let known =
             self.store.get(KNOWN, seen.label.subject.as_bytes(), seen.label.hash.as_bytes())?.is_some();
+        let grant = seen.grant.unwrap_or_else(|| GrantId::from([0; 32]));
+        let label = self.store.get(LABELS, grant.as_bytes(), seen.record.as_bytes())?;
+        let Some(label) = label.filter(|label| digest(label) == seen.handed.label_hash) else {
+            return Ok(false);
+        };
         if known || self.store.get(OWN, TOP, seen.record.as_bytes())?.is_some() {
             return Ok(false);
         }
@@ -99,17 +113,15 @@ impl Engine {
             at_ms: self.now,
             from: seen.grant,
         };
-        self.put_own(seen.record, &seen.label, &row)?;
+        // Not noted as known by its hash: nobody has compared that hash with the plaintext yet, and a false one
+        // would keep the true document out.
+        let mut batch = Batch::default();
+        batch.put(OWN, TOP, seen.record.as_bytes(), encoding::encode(&row)?);
+        batch.put(LABELS, TOP, seen.record.as_bytes(), label);
+        self.write(batch)?;
         self.shelve_own(vec![seen.handed.clone()])?;
         self.shelve_new(&[seen.record])?;
         Ok(true)
-    }
-
-    fn put_own(&mut self, record: RecordId, label: &Verified<Label>, row: &OwnRow) -> Result<(), Failure> {
-        let mut batch = Batch::default();
-        batch.put(OWN, TOP, record.as_bytes(), encoding::encode(row)?);
-        batch.put(KNOWN, label.subject.as_bytes(), label.hash.as_bytes(), record.as_bytes().to_vec());
-        self.write(batch)
     }
 
     /// Hands new records to the own devices and the recovery identity, through the own shelf.
@@ -131,8 +143,10 @@ impl Engine {
             let signed = Verified::sign(segment, self.by(), &self.keys.device)?;
             let id = signed.id();
             let both = SegmentAndKeys { segment: Bytes::from(signed.bytes().to_vec()), keys: keys.into() };
-            self.put(SEGMENTS, OWN_SHELF, &seq.to_be_bytes(), &both)?;
-            self.put(super::rows::META, TOP, b"own shelf", &(seq + 1, id))?;
+            let mut batch = Batch::default();
+            batch.put(SEGMENTS, OWN_SHELF, &seq.to_be_bytes(), encoding::encode(&both)?);
+            batch.put(super::rows::META, TOP, b"own shelf", encoding::encode(&(seq + 1, id))?);
+            self.write(batch)?;
         }
         Ok(())
     }
@@ -331,14 +345,7 @@ impl Engine {
 
     pub(super) fn view_record(&self, seen: &Seen) -> Value {
         let Seen { record, label, grant, .. } = seen;
-        let codes: Vec<String> = label
-            .codes
-            .iter()
-            .map(|code| match code.system.as_str() {
-                "" => code.code.clone(),
-                system => format!("{system}|{}", code.code),
-            })
-            .collect();
+        let codes: Vec<String> = label.codes.iter().map(super::select::code_text).collect();
         let author = label.by().party.unwrap_or(label.subject);
         json!({
             "id": record.to_hex(),

@@ -39,10 +39,11 @@ use karte_protocol::id::{DeviceId, EntryId, GrantId, PartyId, RecordId};
 use karte_protocol::identity::{PartyLog, State};
 use karte_protocol::keys::Recipient;
 use karte_protocol::label::Label;
+use karte_protocol::limits::CLOCK_SKEW_MS_MAX;
 use karte_protocol::message::{Fetch, Frame};
 use karte_protocol::seal::FileKey;
 use karte_protocol::signed::{By, Signed, Verified};
-use karte_protocol::time::{DAY_MS, MINUTE_MS, UnixMs};
+use karte_protocol::time::UnixMs;
 use peers::{Peer, Redial, SyncRun};
 use people::Contact;
 use serde::Serialize;
@@ -52,6 +53,9 @@ use std::sync::Arc;
 
 pub use library::NewRecord;
 pub use peers::Duty;
+
+/// No clock of a machine that runs this version can truly stand before this: 2026-05-01 (part of SPEC rule 9).
+const RELEASED_MS: UnixMs = 1_777_593_600_000;
 
 /// Names a command until it is answered.
 pub type Ticket = u64;
@@ -254,12 +258,16 @@ pub struct Engine {
     latest: BTreeMap<PartyId, Verified<Status>>,
     /// The newest device-signed one that passes, for offline limits.
     heard: BTreeMap<PartyId, Verified<Status>>,
+    /// When the one that is kept in the store was issued.
+    heard_kept_ms: BTreeMap<PartyId, UnixMs>,
     contacts: BTreeMap<PartyId, Contact>,
     given: BTreeMap<GrantId, Given>,
     got: BTreeMap<GrantId, Got>,
     peers: BTreeMap<DeviceId, Peer>,
     streams: BTreeMap<StreamId, (DeviceId, GrantId)>,
     syncs: Vec<SyncRun>,
+    /// Holders who have not confirmed all our receipts.
+    owes_receipts: BTreeSet<PartyId>,
     redial: BTreeMap<PartyId, Redial>,
     out: Vec<Effect>,
 }
@@ -323,22 +331,31 @@ impl Engine {
             logs: BTreeMap::from([(party, Held::of(log))]),
             latest: BTreeMap::new(),
             heard: BTreeMap::new(),
+            heard_kept_ms: BTreeMap::new(),
             contacts: BTreeMap::new(),
             given: BTreeMap::new(),
             got: BTreeMap::new(),
             peers: BTreeMap::new(),
             streams: BTreeMap::new(),
             syncs: vec![],
+            owes_receipts: BTreeSet::new(),
             redial: BTreeMap::new(),
             out: vec![],
         };
-        engine.check_clock()?;
+        if engine.is_clock_behind() {
+            tracing::warn!("the clock is behind the time this node has already seen: only revoking works");
+        }
         let id = EntryId::from(genesis.id());
         engine.put_bytes(ENTRIES, party.as_bytes(), id.as_bytes(), genesis.bytes().to_vec())?;
         engine.addresses = engine.row(rows::META, rows::TOP, b"addresses")?.unwrap_or_default();
         engine.load_people()?;
         engine.load_given()?;
         engine.load_got()?;
+        // What a stop in the middle may have left undone.
+        for holder in engine.logs.keys().copied().collect::<Vec<_>>() {
+            engine.honour_ends(holder)?;
+        }
+        engine.end_expired()?;
         engine.publish_library()?;
         engine.shelve_all()?;
         engine.commit()?;
@@ -486,18 +503,19 @@ impl Engine {
         self.renew()
     }
 
-    /// SPEC rule 9: a clock far behind the time floor would let ended permissions live again.
-    fn check_clock(&self) -> Result<(), Failure> {
-        let floor = UnixMs::try_from(self.store.time_floor_ms()).unwrap_or(UnixMs::MAX);
-        if self.now.saturating_add(10 * MINUTE_MS) >= floor {
+    /// SPEC rule 9: whether the clock stands far behind the time floor. Ended permissions would live again, so only
+    /// denials are signed then, and nothing is served or opened.
+    fn is_clock_behind(&self) -> bool {
+        let floor = UnixMs::try_from(self.store.time_floor_ms()).unwrap_or(UnixMs::MAX).max(RELEASED_MS);
+        self.now.saturating_add(CLOCK_SKEW_MS_MAX) < floor
+    }
+
+    fn require_clock(&self) -> Result<(), Failure> {
+        if !self.is_clock_behind() {
             return Ok(());
         }
-        let behind_days = floor.saturating_sub(self.now) / DAY_MS;
-        Err(Failure::new(
-            Kind::Failed,
-            format!("the clock is behind what this node has seen, by {behind_days} days or more"),
-        )
-        .next("Set the clock of this machine. Until then nothing is served or opened."))
+        Err(Failure::failed("the clock of this machine is behind the time this node has already seen")
+            .next("Set the clock. Until then nothing is granted, served or opened; revoking still works."))
     }
 
     // --- the own party
@@ -516,6 +534,9 @@ impl Engine {
 
     /// Signs the next entry of the own chain. Durable with the next commit, which comes before any effect.
     fn append(&mut self, act: Act) -> Result<Verified<Entry>, Failure> {
+        if !matches!(act, Act::Revoke { .. } | Act::RemoveDevice { .. } | Act::RemoveSteward { .. }) {
+            self.require_clock()?;
+        }
         let device = self.device();
         let head = self.mine().state.heads.iter().find(|head| head.device == device).cloned();
         let (seq, prev) = match head {

@@ -21,6 +21,10 @@ use std::collections::{BTreeMap, BTreeSet};
 const AGAIN_AFTER_MS: i64 = 5 * SECOND_MS;
 /// Pause before a request that was denied is sent again, in milliseconds. 1 minute.
 const DENIED_AGAIN_AFTER_MS: i64 = MINUTE_MS;
+/// How long a stranger's next Hello on one connection is answered without being looked at, in milliseconds. 2 s.
+const DEAF_MS: i64 = 2 * SECOND_MS;
+/// Requests under way to one peer. 8 of the network's 16: room for a revocation at any time.
+const OUTSTANDING_MAX: usize = 8;
 /// First and longest pause between two attempts to reach a contact, in milliseconds.
 const REDIAL_MS: (i64, i64) = (SECOND_MS, 5 * MINUTE_MS);
 /// Own entries waiting to be pushed to one peer. Beyond it the peer asks for the log instead.
@@ -75,13 +79,17 @@ pub(super) struct Peer {
     ask_log: bool,
     /// Sessions that it opened to us, and until when they last.
     pub(super) sessions: BTreeMap<GrantId, UnixMs>,
-    /// Grants under which it said no on this connection.
-    pub(super) denied: BTreeSet<GrantId>,
+    /// Grants under which it said no, and until when they are not asked for again.
+    pub(super) denied: BTreeMap<GrantId, UnixMs>,
     /// Sessions that we opened to it.
     pub(super) serving: BTreeMap<GrantId, Verified<Release>>,
     /// Segments that it was told of.
     pub(super) told: BTreeMap<GrantId, u64>,
     receipts_sent: Vec<ObjectId>,
+    /// Releases in the running minute.
+    pub(super) releases: (i64, u32),
+    /// Until when its Hello is not looked at again.
+    deaf_until_ms: UnixMs,
     /// Who asks, for releases.
     pub(super) staff: String,
 }
@@ -121,9 +129,7 @@ impl Engine {
             return;
         };
         self.streams.retain(|_, (device, _)| *device != peer);
-        let Some(party) = state.party.or(state.knocking) else {
-            return;
-        };
+        let Some(party) = state.party.or(state.knocking).or_else(|| self.party_of(&peer)) else { return };
         self.redial.insert(party, Redial::default());
         if self.greeted_device(party).is_none() {
             let lost =
@@ -151,6 +157,12 @@ impl Engine {
         let mut byte = [0; 1];
         self.chance.fill(&mut byte);
         i64::from(byte[0]) * 4
+    }
+
+    /// The party that names a device, whether it is greeted or not.
+    fn party_of(&self, device: &DeviceId) -> Option<PartyId> {
+        let mut others = self.logs.iter().filter(|(party, _)| **party != self.me.party);
+        others.find(|(_, held)| held.state.has_device(device)).map(|(party, _)| *party)
     }
 
     pub(super) fn greeted_device(&self, party: PartyId) -> Option<DeviceId> {
@@ -222,7 +234,10 @@ impl Engine {
             return self.hello_asked(peer, &hello.card, &hello.status);
         }
         let greeted = self.peers.get(&peer).filter(|state| state.greeted).and_then(|state| state.party);
-        let Some(from) = greeted.filter(|party| self.is_known(*party)) else {
+        let still = |party: &PartyId| {
+            self.is_known(*party) && self.logs.get(party).is_some_and(|held| held.state.has_device(&peer))
+        };
+        let Some(from) = greeted.filter(still) else {
             return Ok(Response::Denied);
         };
         match request {
@@ -260,6 +275,12 @@ impl Engine {
     }
 
     fn hello_asked(&mut self, peer: DeviceId, card: &[u8], status: &[u8]) -> Result<Response, Failure> {
+        let now = self.now;
+        let Some(state) = self.peers.get_mut(&peer).filter(|state| now >= state.deaf_until_ms) else {
+            return Ok(Response::Denied);
+        };
+        // Checking a card costs some hundred signatures: a stranger gets that once in a while.
+        state.deaf_until_ms = now + DEAF_MS;
         let introduced = introduce(card).filter(|introduced| introduced.card.by().device == peer);
         let Some(introduced) = introduced else {
             return Ok(Response::Denied);
@@ -288,6 +309,7 @@ impl Engine {
             state.party = Some(party);
             state.greeted = true;
             state.stranger = false;
+            state.deaf_until_ms = 0;
             state.status_told_ms = now;
             state.staff = staff.unwrap_or_default();
         }
@@ -344,13 +366,28 @@ impl Engine {
             Ok(response) => self.take_answer(peer, duty, response),
             Err(reason) => {
                 tracing::debug!(?duty, reason, "a request failed");
-                if duty == Duty::Hello
-                    && let Some(state) = self.peers.get_mut(&peer)
-                {
-                    state.hello_sent = false;
-                }
+                self.is_due_again(peer, duty);
                 Ok(())
             }
+        }
+    }
+
+    /// What was taken for done when it was sent, and did not arrive.
+    fn is_due_again(&mut self, peer: DeviceId, duty: Duty) {
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        match duty {
+            Duty::Hello => state.hello_sent = false,
+            Duty::Log => state.ask_log = true,
+            Duty::Status => state.status_due = true,
+            Duty::News(grant) => drop(state.told.remove(&grant)),
+            Duty::Release(grant) => {
+                if let Some(got) = self.got.get_mut(&grant) {
+                    got.wanted = true;
+                }
+            }
+            _ => {}
         }
     }
 
@@ -370,13 +407,14 @@ impl Engine {
                 Ok(())
             }
             (Duty::Log, Response::Entries { entries, more }) => {
-                if more {
-                    self.ask_log(peer);
-                }
                 let Some(party) = self.peers.get(&peer).and_then(|state| state.party) else {
                     return Ok(());
                 };
-                self.take_entries(party, Self::verify_entries(&entries))
+                let news = self.take_entries(party, Self::verify_entries(&entries))?;
+                if more && news {
+                    self.ask_log(peer);
+                }
+                Ok(())
             }
             (Duty::Offer(id), Response::Done) => self.offer_delivered(id),
             (Duty::Accept(id), Response::Done) => self.accept_delivered(id),
@@ -396,18 +434,35 @@ impl Engine {
                     None => Ok(()),
                 }
             }
-            _ => Ok(()),
+            (Duty::Status | Duty::News(_), Response::Done) => Ok(()),
+            (duty, _) => {
+                // An answer that does not fit, or a Denied: not again at once.
+                let until = self.now + AGAIN_AFTER_MS;
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.paused.entry(duty).or_insert(until);
+                }
+                Ok(())
+            }
         }
     }
 
     fn hello_answered(&mut self, peer: DeviceId, card: &[u8], status: &[u8]) -> Result<(), Failure> {
         let introduced = introduce(card).filter(|introduced| introduced.card.by().device == peer);
-        let Some(introduced) = introduced else {
-            return Ok(());
+        let greeted = match introduced {
+            Some(introduced) if self.is_known(introduced.log.party()) => {
+                let party = introduced.log.party();
+                self.meet(introduced)? && {
+                    self.greeted(peer, party, status)?;
+                    self.greeted_device(party) == Some(peer)
+                }
+            }
+            _ => false,
         };
-        let party = introduced.log.party();
-        if self.is_known(party) && self.meet(introduced)? {
-            self.greeted(peer, party, status)?;
+        if !greeted && let Some(party) = self.party_of(&peer) {
+            let name = self.name_of(party);
+            let failure = Failure::failed(format!("{name} answered with a card that is not its own"))
+                .next("Ask for a fresh card and add it again.");
+            self.end_sync_of(party, Err(failure));
         }
         Ok(())
     }
@@ -418,11 +473,7 @@ impl Engine {
             return;
         };
         state.stranger = true;
-        let party = self
-            .logs
-            .iter()
-            .find(|(party, held)| **party != self.me.party && held.state.has_device(&peer))
-            .map(|(party, _)| *party);
+        let party = self.party_of(&peer);
         if let Some(party) = party {
             let name = self.name_of(party);
             let failure = Failure::refused(format!("{name} has not taken this node as a contact yet"))
@@ -446,7 +497,8 @@ impl Engine {
                 return Ok(());
             };
             let waits = state.paused.get(&duty).is_some_and(|until| self.now < *until);
-            if !waits && !state.outstanding.contains(&duty) {
+            let crowded = state.outstanding.len() >= OUTSTANDING_MAX && duty != Duty::Entries;
+            if !waits && !crowded && !state.outstanding.contains(&duty) {
                 self.perform(peer, duty)?;
             }
         }
@@ -479,7 +531,7 @@ impl Engine {
                 duties.push(Duty::News(*id));
             }
         }
-        if !self.values(super::rows::OUTBOX, party.as_bytes())?.is_empty() {
+        if self.owes_receipts.contains(&party) {
             duties.push(Duty::Receipts);
         }
         Ok(duties)
@@ -568,6 +620,7 @@ impl Engine {
         };
         let due = self.receipts_due(party)?;
         if due.is_empty() {
+            self.owes_receipts.remove(&party);
             return Ok(None);
         }
         if let Some(state) = self.peers.get_mut(&peer) {

@@ -1,9 +1,8 @@
 //! People: contacts and their cards, logs of entries, statuses.
 
-use super::rows::{CONTACTS, ContactRow, ENTRIES, META, STATUSES, TOP};
+use super::rows::{CONTACTS, ContactRow, ENTRIES, HEARD, META, TOP};
 use super::{Effect, Engine, Held};
 use crate::failure::{Failure, Kind};
-use crate::store::Batch;
 use karte_protocol::card::{self, Card, Introduced};
 use karte_protocol::consent::{Library, Status};
 use karte_protocol::decide;
@@ -14,11 +13,18 @@ use karte_protocol::limits::{CLOCK_SKEW_MS_MAX, LEASE_MS_MAX, MESSAGE_BYTES_MAX,
 use karte_protocol::message::{Bytes, Hello};
 use karte_protocol::seal;
 use karte_protocol::signed::{Signed, Verified};
-use karte_protocol::time::UnixMs;
+use karte_protocol::time::{MINUTE_MS, UnixMs};
 use serde_json::{Value, json};
 
 /// Pending contacts that are kept. Strangers may knock; they may not fill the disk.
 const PENDING_MAX: usize = 100;
+/// Contacts that are taken by the settings alone. 10,000: a large clinic's patients.
+const WELCOME_MAX: usize = 10_000;
+/// Longest alias made from a card's name, in bytes; a number may follow.
+const ALIAS_BYTES_MAX: usize = 80;
+/// How old a kept Status may be before a newer one replaces it, in milliseconds. 10 minutes: what a power cut may
+/// take from a reader's offline limit, for one row in that time.
+const KEEP_HEARD_EVERY_MS: i64 = 10 * MINUTE_MS;
 /// Bytes of entries in one message: the rest of a MiB is for the envelope.
 const ENTRIES_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
 
@@ -64,7 +70,7 @@ impl Engine {
             }
         }
         for party in self.logs.keys().copied().collect::<Vec<_>>() {
-            let Some(bytes) = self.store.get(STATUSES, party.as_bytes(), b"heard")? else {
+            let Some(bytes) = self.store.get(HEARD, TOP, party.as_bytes())? else {
                 continue;
             };
             if let Ok(status) = Signed::<Status>::from_bytes(bytes).verify() {
@@ -122,31 +128,42 @@ impl Engine {
             return Err(Failure::usage("that is this node's own card")
                 .next("Give it to the other side, and add the card they give you."));
         }
-        let alias = self.free_alias(alias.as_deref(), &introduced.card.name, party)?;
+        let alias = match alias {
+            Some(wish) => self.wished_alias(&wish, party)?,
+            None => self.alias_for(&introduced.card.name, party),
+        };
         self.learn_party(&introduced)?;
         self.keep_contact(party, introduced.card, alias, true)?;
         self.greet_known(party)?;
         Ok(vec![self.view_contact(party)])
     }
 
-    fn free_alias(&self, wish: Option<&str>, name: &str, party: PartyId) -> Result<String, Failure> {
-        let base = match wish {
-            Some(wish) => wish.trim().to_owned(),
-            None => alias_from(name),
-        };
-        if base.is_empty() || base.len() > NAME_BYTES_MAX || base.chars().any(char::is_control) {
+    /// An alias that the own user wishes: theirs to mend if it cannot be.
+    fn wished_alias(&self, wish: &str, party: PartyId) -> Result<String, Failure> {
+        let alias = wish.trim();
+        if alias.is_empty() || alias.len() > NAME_BYTES_MAX || alias.chars().any(char::is_control) {
             return Err(Failure::usage("expected an alias of 1 to 100 bytes").next("Use --as NAME."));
         }
-        let taken = |alias: &str| {
-            self.contacts.iter().any(|(other, contact)| *other != party && contact.row.alias == alias)
-        };
-        if base == "me" || base.starts_with("karte1") || (wish.is_some() && taken(&base)) {
+        if is_reserved(alias) || self.is_taken(alias, party) {
             return Err(
-                Failure::usage(format!("the alias {base} is taken")).next("Use --as with another name.")
+                Failure::usage(format!("the alias {alias} is taken")).next("Use --as with another name.")
             );
         }
+        Ok(alias.to_owned())
+    }
+
+    /// An alias made from the name on a card. A stranger chose that name, so this never fails.
+    fn alias_for(&self, name: &str, party: PartyId) -> String {
+        let base = alias_from(name);
         let numbered = (2..).map(|n| format!("{base}-{n}"));
-        Ok(std::iter::once(base.clone()).chain(numbered).find(|alias| !taken(alias)).unwrap_or(base))
+        std::iter::once(base.clone())
+            .chain(numbered)
+            .find(|alias| !is_reserved(alias) && !self.is_taken(alias, party))
+            .unwrap_or(base)
+    }
+
+    fn is_taken(&self, alias: &str, by_other_than: PartyId) -> bool {
+        self.contacts.iter().any(|(party, contact)| *party != by_other_than && contact.row.alias == alias)
     }
 
     fn keep_contact(
@@ -255,23 +272,31 @@ impl Engine {
         }
         if self.is_known(party) {
             self.learn_party(&introduced)?;
+            let signer = introduced.card.by().device;
+            if !self.logs.get(&party).is_some_and(|held| held.state.has_device(&signer)) {
+                // A device that was removed: its card leaves out the entry that removed it.
+                return Ok(false);
+            }
             self.refresh_card(party, introduced.card)?;
             return Ok(true);
         }
-        let known = self.policy.accept_contacts;
-        let pending = self.contacts.values().filter(|contact| !contact.row.known).count();
-        if !known && !self.contacts.contains_key(&party) && pending >= PENDING_MAX {
-            tracing::warn!("a stranger knocked and was not kept: {PENDING_MAX} are waiting already");
+        if self.contacts.contains_key(&party) && !self.policy.accept_contacts {
+            // It waits already; knocking again writes nothing.
             return Ok(false);
         }
-        let alias = match self.contacts.get(&party) {
-            Some(contact) => contact.row.alias.clone(),
-            None => self.free_alias(None, &introduced.card.name, party)?,
+        let kept =
+            self.contacts.values().filter(|contact| contact.row.known == self.policy.accept_contacts).count();
+        let (known, most) = match self.policy.accept_contacts {
+            true => (true, WELCOME_MAX),
+            false => (false, PENDING_MAX),
         };
-        if !self.contacts.contains_key(&party) {
-            let hint = if known { "is a contact now" } else { "knocked: `karte contact add` lets it in" };
-            self.notice(format!("{alias} {hint}"));
+        if kept >= most {
+            tracing::warn!(most, "a stranger knocked and was not kept");
+            return Ok(false);
         }
+        let alias = self.alias_for(&introduced.card.name, party);
+        let hint = if known { "is a contact now" } else { "knocked: `karte contact add` lets it in" };
+        self.notice(format!("{alias} {hint}"));
         if known {
             self.learn_party(&introduced)?;
         }
@@ -285,7 +310,9 @@ impl Engine {
         };
         let changed = !card.addresses.is_empty()
             && (contact.card.addresses != card.addresses || contact.card.name != card.name);
-        if changed && card.at_ms > contact.card.at_ms {
+        let timely =
+            card.at_ms > contact.card.at_ms && card.at_ms <= self.now.saturating_add(CLOCK_SKEW_MS_MAX);
+        if changed && timely {
             let alias = contact.row.alias.clone();
             self.keep_contact(party, card, alias, true)?;
         }
@@ -302,13 +329,18 @@ impl Engine {
             let id = EntryId::from(genesis.id());
             self.put_bytes(ENTRIES, party.as_bytes(), id.as_bytes(), genesis.bytes().to_vec())?;
         }
-        self.take_entries(party, entries)
+        self.take_entries(party, entries).map(drop)
     }
 
     // --- logs
 
     /// Takes entries of a log we follow, and acts on what they end.
-    pub(super) fn take_entries(&mut self, of: PartyId, entries: Vec<Verified<Entry>>) -> Result<(), Failure> {
+    /// Says whether any was new.
+    pub(super) fn take_entries(
+        &mut self,
+        of: PartyId,
+        entries: Vec<Verified<Entry>>,
+    ) -> Result<bool, Failure> {
         let mut news = false;
         for entry in entries {
             news |= self.take_entry(of, entry)?;
@@ -318,7 +350,7 @@ impl Engine {
             self.recheck_status(of)?;
             self.honour_ends(of)?;
         }
-        Ok(())
+        Ok(news)
     }
 
     pub(super) fn verify_entries(entries: &[Bytes]) -> Vec<Verified<Entry>> {
@@ -381,28 +413,35 @@ impl Engine {
 
     /// Takes a Status of a party. True if all its heads are held; if not, the log should be asked for.
     pub(super) fn take_status(&mut self, of: PartyId, status: Verified<Status>) -> Result<bool, Failure> {
-        let Some(held) = self.logs.get(&of) else {
-            return Ok(true);
-        };
+        let Some(held) = self.logs.get(&of) else { return Ok(true) };
         let from_the_future = status.issued_ms > self.now.saturating_add(CLOCK_SKEW_MS_MAX);
         if status.of != of || from_the_future {
             return Ok(true);
         }
         let newer = |old: Option<&Verified<Status>>| old.is_none_or(|old| old.issued_ms <= status.issued_ms);
-        if decide::passes(&status, &held.log, &held.state, self.now)
-            && decide::is_device_signed(&status, &held.state)
-            && newer(self.heard.get(&of))
-        {
-            self.heard.insert(of, status.clone());
-            let mut batch = Batch::default();
-            batch.put(STATUSES, of.as_bytes(), b"heard", status.bytes().to_vec());
-            self.store.write_unjournaled(batch)?;
-        }
         let whole = decide::holds_all(&status, &held.log, &held.state);
-        if newer(self.latest.get(&of)) {
+        let heard = decide::passes(&status, &held.log, &held.state, self.now)
+            && decide::is_device_signed(&status, &held.state)
+            && newer(self.heard.get(&of));
+        let latest = decide::speaks_for(&status, &held.state) && newer(self.latest.get(&of));
+        if heard {
+            self.keep_heard(of, &status)?;
+            self.heard.insert(of, status.clone());
+        }
+        if latest {
             self.latest.insert(of, status);
         }
         Ok(whole)
+    }
+
+    /// Keeps a Status in the store, now and then.
+    fn keep_heard(&mut self, of: PartyId, status: &Verified<Status>) -> Result<(), Failure> {
+        let kept_ms = self.heard_kept_ms.get(&of).copied().unwrap_or_default();
+        if status.issued_ms < kept_ms.saturating_add(KEEP_HEARD_EVERY_MS) {
+            return Ok(());
+        }
+        self.heard_kept_ms.insert(of, status.issued_ms);
+        self.put_bytes(HEARD, TOP, of.as_bytes(), status.bytes().to_vec())
     }
 
     /// After new entries a Status that was short of a head may pass.
@@ -490,6 +529,14 @@ fn alias_from(name: &str) -> String {
         .filter(|word| !word.is_empty())
         .map(str::to_lowercase)
         .collect();
-    let alias = words.join("-");
+    let mut alias = words.join("-");
+    while alias.len() > ALIAS_BYTES_MAX {
+        alias.pop();
+    }
     if alias.is_empty() { "contact".into() } else { alias }
+}
+
+/// Words that name something else on the command line.
+fn is_reserved(alias: &str) -> bool {
+    alias == "me" || alias.starts_with("karte1") || alias.starts_with("karte:")
 }

@@ -22,7 +22,7 @@ pub(super) const GIVEN: Table = Table(3);
 pub(super) const GOT: Table = Table(4);
 /// "" → record → [`OwnRow`].
 pub(super) const OWN: Table = Table(5);
-/// "" → record → sealed label.
+/// "" → own record → sealed label; grant → received record → sealed label.
 pub(super) const LABELS: Table = Table(6);
 /// subject → plaintext hash → record id.
 pub(super) const KNOWN: Table = Table(7);
@@ -44,9 +44,9 @@ pub(super) const OUTBOX: Table = Table(14);
 pub(super) const REFUSALS: Table = Table(15);
 /// "" → name → value. What is there once.
 pub(super) const META: Table = Table(16);
-/// party → "heard" → COSE bytes of its newest passing Status. Not journaled: a crash only makes us ask again.
-pub(super) const STATUSES: Table = Table(128);
-
+/// "" → party → COSE bytes of its newest passing device-signed Status, at most some minutes old. Journaled, unlike
+/// what the design page says: after a power cut a reader goes on reading within its offline limit.
+pub(super) const HEARD: Table = Table(18);
 /// record → grant → "". Under which ended grant a record was readable, to say so; ids only.
 pub(super) const GONE: Table = Table(17);
 
@@ -116,7 +116,7 @@ pub(super) struct GotRow {
     pub at_ms: UnixMs,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OwnRow {
     pub file_key: serde_bytes::ByteArray<FILE_KEY_BYTES>,
@@ -129,7 +129,7 @@ pub(super) struct OwnRow {
     pub from: Option<GrantId>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReceivedRow {
     pub file_key: serde_bytes::ByteArray<FILE_KEY_BYTES>,

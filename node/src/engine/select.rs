@@ -54,6 +54,14 @@ fn code(text: &str) -> Code {
     }
 }
 
+/// `system|code`, or the bare code where no system is named.
+pub(super) fn code_text(code: &Code) -> String {
+    match code.system.as_str() {
+        "" => code.code.clone(),
+        system => format!("{system}|{}", code.code),
+    }
+}
+
 /// `2015`, `2015-06`, `2015-06-01`, a wall-clock time without offset, or an instant with one.
 fn bound(text: &str) -> Result<Bound, Failure> {
     if let Ok(instant) = text.parse::<jiff::Timestamp>() {

@@ -15,7 +15,8 @@ pub struct Limits {
     pub connections_in_max: u32,
     /// Established connections we opened. 64: all contacts of one person.
     pub connections_out_max: u32,
-    /// Connections to one peer. 4: two when both dial at once, two more while dead ones time out.
+    /// Connections to one peer. 16: two when both dial at once, and a peer that crashes again and again comes back
+    /// before its dead ones have timed out (seen with 4: it was refused).
     pub connections_per_peer_max: u32,
     /// Handshakes in progress, each way. 32: a handshake costs a signature, so few at a time.
     pub connections_pending_max: u32,
@@ -54,7 +55,8 @@ pub struct Limits {
     pub stream_open_timeout: Duration,
     /// A connection without streams and requests is closed after this. 120 s: reconnecting is cheap.
     pub idle_timeout: Duration,
-    /// Pause between pings; a peer that misses one for as long again is gone. 15 s.
+    /// Pause between pings; a peer that misses one for as long again is gone. 5 s: a dead connection must not hide
+    /// a live one for long.
     pub ping_interval: Duration,
     /// Closing connections in an orderly way. 2 s: then they are dropped.
     pub shutdown_timeout: Duration,
@@ -68,7 +70,7 @@ impl Default for Limits {
         Self {
             connections_in_max: 64,
             connections_out_max: 64,
-            connections_per_peer_max: 4,
+            connections_per_peer_max: 16,
             connections_pending_max: 32,
             streams_per_connection_max: 256,
             streams_per_peer_max: 32,
@@ -87,7 +89,7 @@ impl Default for Limits {
             request_timeout: Duration::from_secs(20),
             stream_open_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(120),
-            ping_interval: Duration::from_secs(15),
+            ping_interval: Duration::from_secs(5),
             shutdown_timeout: Duration::from_secs(2),
         }
     }

@@ -69,6 +69,11 @@ impl FrameStream {
         }
     }
 
+    /// Takes no larger frames than this from the other side.
+    pub fn limit_received(&mut self, frame_bytes_max: u32) {
+        self.receiver.frame_bytes_max = frame_bytes_max.min(self.receiver.frame_bytes_max);
+    }
+
     /// See [`FrameSender::send`].
     pub async fn send(&mut self, frame: &[u8]) -> Result<(), NetError> {
         self.sender.send(frame).await

@@ -242,8 +242,6 @@ impl Bringing<'_> {
 
 fn label_of(subject: PartyId, facts: &Facts, sealed: &Sealed) -> Label {
     Label {
-        subject,
-        kind: facts.kind.clone(),
         categories: facts.categories.clone(),
         codes: facts
             .codes
@@ -255,19 +253,10 @@ fn label_of(subject: PartyId, facts: &Facts, sealed: &Sealed) -> Label {
             end_ms: time.end_ms,
             offset_min: time.offset_min,
         }),
-        title: facts.title.clone(),
-        media_type: facts.media_type.clone(),
-        bytes: sealed.plaintext_bytes,
-        hash: sealed.plaintext_hash,
         full_url: facts.full_url.clone(),
         source_id: facts.source_id.clone(),
         profiles: facts.profiles.clone(),
-        replaces: vec![],
-        derived_from: vec![],
-        sensitivity: vec![],
-        urgency: None,
-        group: None,
-        case: None,
+        ..Label::new(subject, &facts.kind, &facts.title, &facts.media_type, sealed)
     }
 }
 

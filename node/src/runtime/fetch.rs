@@ -33,9 +33,11 @@ pub(super) async fn fetch(node: Node, peer: DeviceId, fetch: Fetch, lengths: Vec
     let writer = tokio::task::spawn_blocking(move || intake.run(frames));
     let end = read_frames(&node, peer, Fetch { wants, ..fetch }, frames_in).await;
     let (missing, written) = writer.await.unwrap_or_else(|_| (vec![], Err("writing ended badly".into())));
-    let end = match (end, written) {
-        (end, Ok(())) => end,
-        (_, Err(reason)) => FetchEnd::Broken(reason),
+    let (end, missing) = match (end, written) {
+        (FetchEnd::Whole, Ok(())) => (FetchEnd::Whole, missing),
+        // What did not come before the break is not missing there.
+        (end, Ok(())) => (end, vec![]),
+        (_, Err(reason)) => (FetchEnd::Broken(reason), vec![]),
     };
     super::lock(&node.shared.fetches).remove(&grant);
     node.send(Input::FetchEnded(peer, grant, missing, end)).await;
@@ -149,6 +151,10 @@ impl Intake {
         }
         // What is whole stays, also when the rest broke off.
         let flushed = self.flush();
+        if result.is_ok() {
+            // Asked for, the end was said, and it did not come.
+            self.missing.extend(self.open.keys());
+        }
         (self.missing, result.and(flushed))
     }
 

@@ -36,6 +36,8 @@ const INBOX_MAX: usize = 1_024;
 const GROUP_MAX: usize = 128;
 /// Groups of effects that may wait to be carried out.
 const EFFECTS_MAX: usize = 64;
+/// Largest want-list, in bytes. 128 KiB: 1,000 wants are half of that, and a stranger's stream holds no more.
+const WANT_LIST_BYTES_MAX: u32 = 128 * 1024;
 /// How often the engine is told that time passed.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -149,6 +151,8 @@ impl Running {
         let inbox = self.node.shared.inbox.clone();
         drop(inbox.send(Input::Command(0, Box::new(Command::Stop))).await);
         let joined = tokio::task::spawn_blocking(move || self.engine.join()).await;
+        // An import that still waits for an answer would wait for ever.
+        lock(&self.node.shared.waiting).clear();
         match joined {
             Ok(Ok(result)) => result,
             _ => Err(Failure::failed("the engine ended badly")),
@@ -169,17 +173,26 @@ fn drive(
         let mut last = false;
         let mut next = Some(first);
         let mut handled = 0;
+        let mut fatal = None;
         while let Some(input) = next.take() {
             last |= is_last(&input);
             out.extend(engine.handle(input, clock.now_ms()));
             handled += 1;
+            fatal = out.iter().find_map(|effect| match effect {
+                Effect::Fatal(failure) => Some(failure.clone()),
+                _ => None,
+            });
+            last |= fatal.is_some();
             if handled < GROUP_MAX && !last {
                 next = inputs.try_recv().ok();
             }
         }
-        if let Err(error) = engine.commit() {
-            // What was handled may not be durable, so none of it is said; the node ends.
-            let failure = Failure::from(error);
+        // Half a step must not become durable, nor anything be said that is not.
+        let committed = match fatal {
+            Some(failure) => Err(failure),
+            None => engine.commit().map_err(Failure::from),
+        };
+        if let Err(failure) = committed {
             out = out.into_iter().filter_map(|effect| answer_with(effect, &failure)).collect();
             out.push(Effect::Fatal(failure.clone()));
             result = Err(failure);
@@ -191,7 +204,12 @@ fn drive(
             break;
         }
     }
-    result.and(engine.close().map_err(Failure::from))
+    drop(inputs);
+    match result {
+        Ok(()) => engine.close().map_err(Failure::from),
+        // Dropped and not closed: the next start reads the journal.
+        failed => failed,
+    }
 }
 
 /// The command that only [`Running::stop`] gives.
@@ -233,7 +251,8 @@ async fn listen(node: Node, mut events: mpsc::Receiver<NetEvent>) {
                 lock(&node.shared.replies).insert(id, reply);
                 node.send(Input::Request(DeviceId::from(peer), id, body)).await;
             }
-            NetEvent::Stream { peer, stream } => {
+            NetEvent::Stream { peer, mut stream } => {
+                stream.limit_received(WANT_LIST_BYTES_MAX);
                 drop(tokio::spawn(serve::serve(node.clone(), DeviceId::from(peer), stream)));
             }
         }
@@ -247,6 +266,9 @@ async fn carry_out(node: Node, mut groups: mpsc::Receiver<Vec<Effect>>) {
             node.carry(effect);
         }
     }
+    // The engine is gone, in order or not: nobody may wait for it any longer.
+    lock(&node.shared.waiting).clear();
+    node.end(Err(Failure::failed("the engine ended")));
 }
 
 impl Node {

@@ -87,12 +87,32 @@ async fn send_items(
         if frames.is_empty() {
             return Ok(true);
         }
-        for frame in &frames {
-            send(sender, frame).await?;
-        }
-        if !may_go_on(node, id, orders).await {
+        if !send_while_allowed(orders, sender, &frames).await? || !may_go_on(node, id, orders).await {
             return Ok(false);
         }
+    }
+}
+
+/// Sends the frames; false if the permission ended meanwhile. A frame that a slow reader does not take is dropped
+/// in the middle then, and with it the stream.
+async fn send_while_allowed(
+    orders: &mut mpsc::Receiver<Order>,
+    sender: &mut FrameSender,
+    frames: &[Frame],
+) -> Result<bool, NetError> {
+    let sending = async {
+        for frame in frames {
+            send(sender, frame).await?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        sent = tokio::time::timeout(SILENCE_MAX, sending) => match sent {
+            Ok(sent) => sent.map(|()| true),
+            Err(_) => Err(NetError::StreamTimeout),
+        },
+        // Only an end comes unasked.
+        _ = orders.recv() => Ok(false),
     }
 }
 
@@ -145,6 +165,10 @@ impl Work {
                 continue;
             }
             bytes += item.payload_bytes.min(SLICE_BYTES_MAX);
+            if item.payload_bytes == 0 {
+                frames.push(Frame::Missing { record: item.record });
+                continue;
+            }
             let missing = Frame::Missing { record: item.record };
             match self.open_payload(item) {
                 Some(open) => self.open = continue_payload(open, &mut frames),

@@ -44,7 +44,7 @@ fn show_blocking(blobs: &dyn Blobs, opening: &Opening, out: &mpsc::Sender<Out>) 
 fn payload(blobs: &dyn Blobs, opening: &Opening) -> Result<Box<dyn ReadSeek + Send>, Failure> {
     blobs.open(opening.record.as_bytes())?.ok_or_else(|| {
         Failure::new(Kind::Damaged, format!("the payload of record {} is not on the disk", opening.record.short()))
-            .next("Sync with the contact that gave it: it is fetched again. An own record comes back from a backup.")
+            .next("Ask the contact that gave it for a new grant; an own record comes back from a copy of this folder.")
     })
 }
 

@@ -153,6 +153,8 @@ impl Blobs for DiskBlobs {
         if let Some(staged) = state.staged.remove(id) {
             remove(&staged).map_err(io_error("deleting a payload"))?;
         }
+        // What had come of it, if it was still on its way.
+        remove(&self.0.dir.join("incoming").join(hex(id))).map_err(io_error("deleting a payload"))?;
         let (dir, path) = self.0.payload_path(id);
         if remove(&path).map_err(io_error("deleting a payload"))? {
             state.dirs.insert(dir);
