@@ -225,6 +225,29 @@ impl World {
         })
     }
 
+    /// Connects a device that is no node of this world.
+    pub fn connect_forged(&mut self, to: &str, device: DeviceId) {
+        let input = Input::Connected { peer: device, address: "forged".into(), dialled: false };
+        for effect in self.handle(to, input) {
+            self.carry(to, effect);
+        }
+    }
+
+    /// Sends bytes from such a device and gives the reply. What the node wants to send back is lost.
+    pub fn forged_request(&mut self, to: &str, device: DeviceId, body: Vec<u8>) -> Option<Vec<u8>> {
+        let id = self.number();
+        let mut answer = None;
+        for effect in self.handle(to, Input::Request(device, id, body)) {
+            match effect {
+                Effect::Reply(reply, bytes) if reply == id => answer = Some(bytes),
+                Effect::Request(..) | Effect::Fetch(..) => {}
+                effect => self.carry(to, effect),
+            }
+        }
+        self.run();
+        answer
+    }
+
     /// The keys of a node, to forge with.
     pub fn keys(&self, name: &str) -> Arc<Keys> {
         self.nodes[name].keys.clone()
@@ -294,7 +317,11 @@ impl World {
     }
 
     fn request(&mut self, at: &str, peer: DeviceId, duty: engine::Duty, body: Vec<u8>) {
-        let to = self.devices[&peer].clone();
+        let Some(to) = self.devices.get(&peer).cloned() else {
+            self.queue
+                .push_back((at.into(), Input::Answered(peer, duty, Err("a forger does not answer".into()))));
+            return;
+        };
         if self.cut.contains(&(at.to_owned(), to.clone())) {
             self.queue.push_back((at.into(), Input::Answered(peer, duty, Err("cut off".into()))));
             return;

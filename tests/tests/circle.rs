@@ -1,5 +1,12 @@
 //! The whole circle in a small world: the product's engine, no sockets, time as we like it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails where it is surprised"
+)]
+
 use karte_node::command::{Command, Filter, NewGrant};
 use karte_node::engine::{Answer, Policy};
 use karte_node::failure::Kind;

@@ -36,7 +36,8 @@ def with_cwt(public):
 
     def verify(data):
         message = COSEMessage.loads(data)
-        if str(message.type) not in ("COSETypes.SIGN1", "18"):
+        # Another kind of message is not the signature that we were shown.
+        if message.type.name != "SIGN1":
             return False
         COSE.new().decode(data, key)
         return True

@@ -12,8 +12,10 @@
 //! | `people` | contacts, cards, logs, statuses |
 //! | `library` | own records, and selecting among all |
 //! | `giving` | grants this party gave: offer, shelve, release, serve, revoke |
-//! | `getting` | grants this party received: accept, sync, open, end |
+//! | `getting` | grants this party received: accept, ask, verify what arrives |
+//! | `reading` | opening under a received grant, receipts, and its end |
 //! | `peers` | connections, and what is due to whom |
+//! | `sync` | `karte sync`: what it waits for and says |
 //! | `audit` | who did what, told to the own user |
 
 mod audit;
@@ -22,8 +24,10 @@ mod giving;
 mod library;
 mod peers;
 mod people;
+mod reading;
 mod rows;
 mod select;
+mod sync;
 
 use crate::command::Command;
 use crate::failure::{Failure, Kind};
@@ -44,12 +48,13 @@ use karte_protocol::message::{Fetch, Frame};
 use karte_protocol::seal::FileKey;
 use karte_protocol::signed::{By, Signed, Verified};
 use karte_protocol::time::UnixMs;
-use peers::{Peer, Redial, SyncRun};
+use peers::{Peer, Redial};
 use people::Contact;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use sync::SyncRun;
 
 pub use library::NewRecord;
 pub use peers::Duty;

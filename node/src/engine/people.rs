@@ -158,7 +158,7 @@ impl Engine {
         let numbered = (2..).map(|n| format!("{base}-{n}"));
         std::iter::once(base.clone())
             .chain(numbered)
-            .find(|alias| !is_reserved(alias) && !self.is_taken(alias, party))
+            .find(|alias| !self.is_taken(alias, party))
             .unwrap_or(base)
     }
 
@@ -533,7 +533,11 @@ fn alias_from(name: &str) -> String {
     while alias.len() > ALIAS_BYTES_MAX {
         alias.pop();
     }
-    if alias.is_empty() { "contact".into() } else { alias }
+    match alias {
+        alias if alias.is_empty() => "contact".into(),
+        alias if is_reserved(&alias) => format!("contact-{alias}"),
+        alias => alias,
+    }
 }
 
 /// Words that name something else on the command line.
