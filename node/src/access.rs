@@ -291,9 +291,7 @@ fn no_home(error: KeystoreError, home: &Path) -> Failure {
         KeystoreError::Present(_) => {
             format!("Use it, or choose another folder than {} with --home.", home.display())
         }
-        KeystoreError::Passphrase => {
-            "Try again; without the passphrase only the recovery words help.".to_owned()
-        }
+        KeystoreError::Passphrase => "Try again: nothing but the passphrase opens it.".to_owned(),
         _ => "Restore the keystore from a copy; without it nothing in this folder opens.".to_owned(),
     };
     Failure::from(error).next(next)
