@@ -635,7 +635,7 @@ impl Engine {
         Ok(Serving { record, payload_bytes: row.payload_bytes, from: want.from, label })
     }
 
-    /// Decided again every MiB and every second of a stream.
+    /// Decided again after each batch of a stream, about one MiB. (Not yet also every second, as rule 7 asks.)
     pub(super) fn may_serve(&mut self, stream: StreamId) -> Result<(), Failure> {
         let go = match self.streams.get(&stream).copied() {
             Some((peer, grant)) => self.session_stands(peer, grant).is_ok(),
