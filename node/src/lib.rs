@@ -12,6 +12,7 @@ pub mod failure;
 pub mod import;
 pub mod keystore;
 pub mod network;
+pub mod observe;
 mod runtime;
 pub mod settings;
 pub mod store;

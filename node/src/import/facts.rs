@@ -28,6 +28,27 @@ pub struct Facts {
     pub source_id: Option<String>,
     /// `meta.profile`.
     pub profiles: Vec<String>,
+    /// The larger thing it is a part of, and where in it.
+    pub group: Option<Group>,
+    /// HL7 Confidentiality or sensitivity codes.
+    pub sensitivity: Vec<String>,
+    /// blake3 of the original bytes of what it was made from; those came before it in the same import.
+    pub derived_from: Vec<[u8; 32]>,
+    /// Whether a later finding with the same kind and `source_id` takes the place of an earlier one: a fuller day.
+    pub replaces_same_source: bool,
+}
+
+/// The study and series something is a slice of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Group {
+    /// Study Instance UID (DICOM 0020,000D), or the name of another whole.
+    pub study: String,
+    /// Series Instance UID (0020,000E).
+    pub series: Option<String>,
+    /// SOP Instance UID (0008,0018).
+    pub instance: Option<String>,
+    /// Order within the series, from 0.
+    pub position: Option<u32>,
 }
 
 /// One coding; the system is empty where none is stated.

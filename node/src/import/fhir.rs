@@ -37,7 +37,7 @@ const ID_CHARS_MAX: usize = 64;
 /// Read one text that claims to be FHIR: a record, or a Bundle of them.
 pub(super) fn read(source: Cow<'_, str>, place: Place, sink: &mut Sink<'_>) -> ControlFlow<()> {
     let facts = match judge(source.strip_prefix(BOM).unwrap_or(&source), sink.limits) {
-        Ok(Judged::Record(facts)) => Facts { full_url: place.full_url.clone(), ..facts },
+        Ok(Judged::Record(facts)) => Facts { full_url: place.full_url.clone(), ..*facts },
         Ok(Judged::Bundle(object)) => return bundle::split(&object, &place, sink),
         Err(reason) => return sink.refused(&place.origin, place.settle(reason)),
     };
@@ -46,7 +46,7 @@ pub(super) fn read(source: Cow<'_, str>, place: Place, sink: &mut Sink<'_>) -> C
 
 /// What a text turned out to be.
 enum Judged<'a> {
-    Record(Facts),
+    Record(Box<Facts>),
     Bundle(Object<'a>),
 }
 
@@ -59,7 +59,7 @@ fn judge<'a>(text: &'a str, limits: &Limits) -> Result<Judged<'a>, ImportError> 
     }
     within(text, limits)?;
     let facts = if resource == "Bundle" { document_facts(&object) } else { facts_of(&object, &resource) };
-    Ok(Judged::Record(facts))
+    Ok(Judged::Record(Box::new(facts)))
 }
 
 fn within(text: &str, limits: &Limits) -> Result<(), ImportError> {
@@ -128,6 +128,7 @@ fn facts_of(object: &Object<'_>, resource: &str) -> Facts {
         full_url: None,
         source_id: source_id(object, resource),
         profiles: profiles(object),
+        ..Facts::default()
     }
 }
 

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use serde::de::IgnoredAny;
 
 pub use self::error::ImportError;
-pub use self::facts::{Body, Code, Effective, Facts, Finding, TITLE_BYTES_MAX};
+pub use self::facts::{Body, Code, Effective, Facts, Finding, Group, TITLE_BYTES_MAX};
 use self::sink::{Place, Sink};
 use self::sniff::{HEAD_BYTES, Looks};
 
