@@ -85,6 +85,16 @@ impl Session {
         Ok(())
     }
 
+    /// Runs a command whose results and bytes come in turn.
+    pub(crate) fn receive(
+        &self,
+        command: Command,
+        on_item: &mut output::OnItem<'_>,
+        on_data: &mut output::OnData<'_>,
+    ) -> Result<(), Error> {
+        self.perform(command, on_item, on_data)
+    }
+
     /// Obtains the passphrase when the node asks for it, and only then.
     pub(crate) fn unlock(&self) -> Unlock {
         let fd = self.passphrase_fd;

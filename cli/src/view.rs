@@ -124,6 +124,30 @@ pub(crate) fn audit(items: &[Value]) -> String {
     )
 }
 
+/// A record's life, a line a moment; or the days of a chart.
+pub(crate) fn timeline(items: &[Value]) -> String {
+    if items.iter().any(|item| item.get("day").is_some()) {
+        let rows = items.iter().map(|item| {
+            ["day", "kind", "records", "title", "authors"].map(|name| field(item, name)).to_vec()
+        });
+        let head = ["DAY", "KIND", "RECORDS", "FIRST OF THEM", "AUTHORS"];
+        return table(&head, Some("FIRST OF THEM"), rows);
+    }
+    let rows = items.iter().map(|item| {
+        vec![
+            local_clock(&field(item, "at")),
+            field(item, "event"),
+            party(item, "party"),
+            field(item, "person"),
+            short(item, "grant"),
+            field(item, "purpose"),
+            field(item, "note"),
+        ]
+    });
+    let head = ["AT", "EVENT", "PARTY", "PERSON", "GRANT", "PURPOSE", "NOTE"];
+    or_none(table(&head, Some("NOTE"), rows), "Nothing is known of it.", &count_of(items, "moment"))
+}
+
 /// One sentence for each grant that was synced.
 pub(crate) fn sync(items: &[Value]) -> String {
     let under_grants = items.iter().filter(|item| item.get("grant").is_some_and(Value::is_string));

@@ -39,7 +39,12 @@ pub enum Command {
         format: String,
         /// Whom they are about; the own party if absent.
         subject: Option<String>,
+        /// How particular formats are read.
+        #[serde(default)]
+        how: HowToRead,
     },
+    /// Writes a record by hand.
+    RecordAdd(Box<NewEntry>),
     /// Lists records.
     RecordList(Filter),
     /// One record.
@@ -56,6 +61,25 @@ pub enum Command {
         /// Who opens, for the receipt.
         staff: String,
     },
+    /// Opens all that is selected and writes it out: an object that names each file, followed by its bytes as data.
+    RecordExport {
+        /// Which records.
+        filter: Filter,
+        /// `folder`, `bundle`, `ndjson` or `dicom`.
+        form: String,
+        /// Who opens, for receipts.
+        staff: String,
+    },
+    /// A value over time, from every record that has it.
+    Trend(Box<TrendQuery>),
+    /// The life of one record, or what there is of each day.
+    Timeline {
+        /// Its id or the beginning of it; the whole chart if absent.
+        id: Option<String>,
+        /// Which records, if no id is given.
+        #[serde(default)]
+        filter: Filter,
+    },
     /// Takes a received record into the own records.
     RecordAdopt {
         /// Its id or the beginning of it.
@@ -63,6 +87,13 @@ pub enum Command {
     },
     /// Lets a contact read.
     GrantAdd(NewGrant),
+    /// The standing return grant: what is written here about a contact goes home to it.
+    GrantReturn {
+        /// Whom it is about and who reads.
+        contact: String,
+        /// Which kind of record.
+        kind: String,
+    },
     /// All grants, given and received.
     GrantList,
     /// One grant.
@@ -126,6 +157,58 @@ pub struct Filter {
     pub subject: Option<String>,
     /// Received under this grant.
     pub grant: Option<String>,
+    /// Signed by this contact, or `me`.
+    #[serde(default)]
+    pub author: Option<String>,
+    /// Also records that a fuller one has taken the place of.
+    #[serde(default)]
+    pub replaced: bool,
+}
+
+/// How particular formats are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HowToRead {
+    /// Which person of a table that holds several; `all` keeps each apart.
+    pub person: Option<String>,
+    /// A built-in mapping's name, or the text of a mapping file (TOML).
+    pub map: Option<String>,
+    /// The folder of JSON schemas that Open mHealth data points are judged by.
+    pub schemas: Option<PathBuf>,
+}
+
+/// A record written by hand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewEntry {
+    /// `weight 62.4kg`, word by word; empty for a form.
+    pub words: Vec<String>,
+    /// A dialysis session as JSON.
+    pub dialysis: Option<String>,
+    /// A dialysis session by the names of its fields.
+    #[serde(default)]
+    pub fields: std::collections::BTreeMap<String, String>,
+    /// When, RFC 3339 with the offset of the place.
+    pub at: String,
+    /// Whom it is about; the own party if absent.
+    pub subject: Option<String>,
+}
+
+/// Which value over which time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrendQuery {
+    /// A LOINC code, or a name such as `weight`.
+    pub code: String,
+    /// The days up to `today`; all if absent.
+    pub last_days: Option<u32>,
+    /// The local day it is now, `2026-03-01`.
+    pub today: String,
+    /// The UCUM unit to show; the one most values are written in if absent.
+    pub unit: Option<String>,
+    /// A contact, or `me`; whoever the records are about if absent.
+    pub subject: Option<String>,
+    /// Whether the drawing follows as data.
+    pub svg: bool,
+    /// Who reads, for receipts.
+    pub staff: String,
 }
 
 /// A grant to be given.

@@ -15,7 +15,7 @@ pub mod synthetic;
 pub mod wait;
 
 pub use daemon::Daemon;
-pub use home::{Home, Told};
+pub use home::{Home, Manner, Told};
 pub use wait::{Deadline, eventually};
 
 /// Tells something to whoever runs the tests. Written around libtest's capture, so that numbers and skips show

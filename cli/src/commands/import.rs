@@ -1,10 +1,11 @@
 use crate::error::Error;
 use crate::session::Session;
 use crate::view;
-use karte_node::command::Command;
+use karte_node::command::{Command, HowToRead};
 use karte_node::failure::Failure;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 /// Bring records in from files and folders
 ///
@@ -23,34 +24,54 @@ pub(crate) struct Args {
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// How to read them
-    #[arg(long, value_enum, default_value_t = Format::Auto)]
-    format: Format,
+    ///
+    /// auto: as what they are; what is not understood is kept as a document. fhir: as FHIR R4 JSON or NDJSON,
+    /// everything else is refused. document: each file as one document. omh:NAME/VERSION: Open mHealth data points
+    /// without a header, for example omh:body-weight/2.0.
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    format: String,
     /// Whom they are about: a contact [default: yourself]
     ///
     /// A clinic that writes for a patient names the patient here, and then grants the records to them.
     #[arg(long, value_name = "CONTACT")]
     subject: Option<String>,
-}
-
-#[derive(clap::ValueEnum, Debug, Clone, Copy)]
-enum Format {
-    /// As what they are; what is not understood is kept as a document
-    Auto,
-    /// As FHIR R4 JSON or NDJSON; everything else is refused
-    Fhir,
-    /// Each file as one document
-    Document,
+    /// Which person of a table that holds several, or `all`
+    #[arg(long, value_name = "ID")]
+    person: Option<String>,
+    /// How to read a table: a mapping file (TOML), or a built-in one such as omron-bp
+    #[arg(long, value_name = "FILE")]
+    map: Option<String>,
+    /// Judge Open mHealth data points by the JSON schemas in this folder
+    #[arg(long, value_name = "DIR")]
+    schemas: Option<PathBuf>,
 }
 
 pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
     let paths = args.paths.iter().map(std::path::absolute).collect::<Result<_, _>>();
     let paths = paths.map_err(|error| Failure::usage(format!("a path cannot be used: {error}")))?;
-    let format = match args.format {
-        Format::Auto => "auto",
-        Format::Fhir => "fhir",
-        Format::Document => "document",
+    let map = args.map.as_deref().map(mapping).transpose()?;
+    let schemas = args.schemas.map(std::path::absolute).transpose();
+    let schemas = schemas.map_err(|error| Failure::usage(format!("a path cannot be used: {error}")))?;
+    let how = HowToRead { person: args.person, map, schemas };
+    let command = Command::Import { paths, format: args.format, subject: args.subject, how };
+    session.show(command, came_in)
+}
+
+/// A built-in mapping by its name, or the text of a mapping file.
+fn mapping(name: &str) -> Result<String, Failure> {
+    // 64 KiB: a mapping of every column a table may have.
+    const MAP_BYTES_MAX: u64 = 64 * 1024;
+    let path = Path::new(name);
+    let Ok(file) = std::fs::File::open(path) else {
+        return Ok(name.to_owned());
     };
-    session.show(Command::Import { paths, format: format.into(), subject: args.subject }, came_in)
+    let mut text = String::new();
+    let unread = |error| Failure::usage(format!("the mapping {name} cannot be read: {error}"));
+    file.take(MAP_BYTES_MAX + 1).read_to_string(&mut text).map_err(unread)?;
+    if text.len() as u64 > MAP_BYTES_MAX {
+        return Err(Failure::usage(format!("the mapping {name} is longer than {MAP_BYTES_MAX} bytes")));
+    }
+    Ok(text)
 }
 
 /// What was not taken, a line each, then what the import came to.

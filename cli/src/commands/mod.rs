@@ -5,6 +5,7 @@ mod card;
 mod completions;
 mod contact;
 mod demo;
+mod export;
 mod grant;
 mod import;
 mod init;
@@ -15,6 +16,7 @@ mod run;
 mod status;
 mod stop;
 mod sync;
+mod timeline;
 
 use crate::error::Error;
 use crate::session::Session;
@@ -75,6 +77,7 @@ enum Command {
     Import(import::Args),
     #[command(subcommand)]
     Record(record::Command),
+    Timeline(timeline::Args),
     #[command(subcommand)]
     Grant(grant::Command),
     Sync(sync::Args),
@@ -99,6 +102,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Error> {
         Command::Peers(args) => peers::run(&session, args),
         Command::Import(args) => import::run(&session, args),
         Command::Record(command) => record::run(&session, command),
+        Command::Timeline(args) => timeline::run(&session, args),
         Command::Grant(command) => grant::run(&session, command),
         Command::Sync(args) => sync::run(&session, args),
         Command::Audit(command) => audit::run(&session, command),

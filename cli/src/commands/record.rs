@@ -1,3 +1,4 @@
+use super::export;
 use crate::error::Error;
 use crate::out_file::OutFile;
 use crate::parse::staff_or_user;
@@ -5,7 +6,7 @@ use crate::session::Session;
 use crate::view;
 use karte_node::command::{self, Filter};
 
-/// List, show and open records
+/// List, show, open, write and export records
 ///
 /// A record is one document: a FHIR resource, a letter, an image. The node shows what its label says; opening it
 /// gives the original bytes.
@@ -15,6 +16,7 @@ pub(crate) enum Command {
     Show(ShowArgs),
     Open(OpenArgs),
     Adopt(AdoptArgs),
+    Export(Box<export::Args>),
 }
 
 /// List records
@@ -35,6 +37,12 @@ pub(crate) struct ListArgs {
     /// Only what came under this grant
     #[arg(long, value_name = "ID")]
     grant: Option<String>,
+    /// Only what this contact signed, or `me`
+    #[arg(long, value_name = "CONTACT")]
+    author: Option<String>,
+    /// Also those that a fuller record of the same day has taken the place of
+    #[arg(long)]
+    replaced: bool,
 }
 
 /// What records are selected by, in lists and in grants.
@@ -69,6 +77,7 @@ impl ScopeArgs {
             until: self.until,
             subject,
             grant,
+            ..Filter::default()
         }
     }
 }
@@ -119,9 +128,11 @@ pub(crate) struct AdoptArgs {
 
 pub(crate) fn run(session: &Session, command: Command) -> Result<(), Error> {
     match command {
-        Command::List(ListArgs { scope, subject, grant }) => {
-            session.show(command::Command::RecordList(scope.into_filter(subject, grant)), view::records)
+        Command::List(ListArgs { scope, subject, grant, author, replaced }) => {
+            let filter = Filter { author, replaced, ..scope.into_filter(subject, grant) };
+            session.show(command::Command::RecordList(filter), view::records)
         }
+        Command::Export(args) => export::run(session, *args),
         Command::Show(ShowArgs { id }) => session.show(command::Command::RecordShow { id }, view::details),
         Command::Open(OpenArgs { id, out, age, staff }) => {
             let staff = staff_or_user(staff);

@@ -86,6 +86,11 @@ impl Engine {
     }
 
     pub(super) fn show_audit(&self) -> Result<Vec<Value>, Failure> {
+        Ok(self.audit_lines()?.into_iter().map(|(_, _, line)| line).collect())
+    }
+
+    /// Every line with its time and its number among those of one time, in order.
+    pub(super) fn audit_lines(&self) -> Result<Vec<(UnixMs, u64, Value)>, Failure> {
         let mut lines: Vec<(UnixMs, u64, Value)> = Vec::new();
         for (id, given) in &self.given {
             let purpose = &given.open.opened.purpose;
@@ -129,7 +134,7 @@ impl Engine {
             lines.push((row.at_ms, 0, line));
         }
         lines.sort_by_key(|(at, seq, _)| (*at, *seq));
-        Ok(lines.into_iter().map(|(_, _, line)| line).collect())
+        Ok(lines)
     }
 
     fn receipt_lines(&self, id: GrantId, lines: &mut Vec<(UnixMs, u64, Value)>) -> Result<(), Failure> {

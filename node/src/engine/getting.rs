@@ -546,7 +546,8 @@ impl Engine {
             return Err("its label is not the one that was handed over".into());
         }
         let opened = label::open_label(sealed, &handed.file_key).map_err(|error| error.to_string())?;
-        let author = author_of(&opened).ok_or("its author's signature cannot be traced")?;
+        let author =
+            author_of(&opened.label, &opened.identity).ok_or("its author's signature cannot be traced")?;
         if !opened.label.is_by(author) {
             return Err("its author's signature cannot be traced".into());
         }
@@ -695,16 +696,16 @@ impl Engine {
     }
 }
 
-/// The party whose identity entries in the label name the device that signed it.
-fn author_of(opened: &label::OpenedLabel) -> Option<PartyId> {
-    let mut entries = opened.identity.iter().map(|bytes| Signed::<Entry>::from_bytes(bytes.clone()).verify());
+/// The party whose identity entries name the device that signed the label.
+pub(crate) fn author_of(label: &Verified<label::Label>, identity: &[Vec<u8>]) -> Option<PartyId> {
+    let mut entries = identity.iter().map(|bytes| Signed::<Entry>::from_bytes(bytes.clone()).verify());
     let genesis = entries.next()?.ok()?;
     let mut log = PartyLog::start(genesis).ok()?;
     for entry in entries {
         log.add(entry.ok()?).ok()?;
     }
     let state = log.state();
-    state.has_device(&opened.label.by().device).then(|| log.party())
+    state.has_device(&label.by().device).then(|| log.party())
 }
 
 /// A card's bytes, checked; used for Hello.

@@ -1,10 +1,10 @@
 //! Grants this party gave: offer, shelve, release, serve, revoke.
 
-use super::library::verify_label;
+use super::library::recall_label;
 use super::rows::{GIVEN, GivenRow, LABELS, RELEASES, SEGMENTS, SHELVED, TOP};
 use super::select::{code_text, scope_of, span_text, time_text};
 use super::{Effect, Engine, RequestId, Serving, StreamId, decode_row, find_id};
-use crate::command::NewGrant;
+use crate::command::{Filter, NewGrant};
 use crate::failure::Failure;
 use crate::store::Batch;
 use karte_protocol::consent::{Accept, Release};
@@ -31,6 +31,12 @@ const SEGMENTS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 16 * 1024;
 const REPLACE_EVERY_MS: i64 = HOUR_MS;
 /// Releases of one connection in one minute. 60: a person syncs less, a program needs no more.
 const RELEASES_A_MINUTE_MAX: u32 = 60;
+
+/// How long a standing return grant counts, in milliseconds. 366 days, the longest there is: the next session after
+/// it gives a new one.
+const RETURN_FOR_MS: i64 = 366 * 24 * HOUR_MS;
+/// How long its reader, whose own data it is, may be without word from this party. 90 days.
+const RETURN_OFFLINE_MS: i64 = 90 * 24 * HOUR_MS;
 
 /// A grant this party gave.
 pub(super) struct Given {
@@ -102,6 +108,39 @@ impl Engine {
         self.given.insert(id, Given { row, open, accept: None, replaced_ms: UnixMs::MIN });
         self.save_given(id)?;
         Ok(vec![self.view_given(id)])
+    }
+
+    /// The standing return grant: what this party writes about a contact, of one kind, goes home to it by itself.
+    /// One that counts already is kept.
+    pub(super) fn give_back(&mut self, contact: &str, kind: &str) -> Result<Vec<Value>, Failure> {
+        let to = self.find_contact(contact)?;
+        let standing = self.given.iter().find(|(id, given)| {
+            let opened = &given.open.opened;
+            let covers = |scope: &Scope| {
+                let plain = scope.categories.is_empty() && scope.codes.is_empty() && scope.window.is_none();
+                plain && scope.kinds.iter().any(|covered| grant::kind_is_below(kind, covered))
+            };
+            given.open.reader() == to
+                && opened.subject == to
+                && self.standing(**id, opened).is_none()
+                && given.open.scope.as_ref().is_some_and(covers)
+                && given.row.exclude.is_empty()
+        });
+        if let Some(id) = standing.map(|(id, _)| *id) {
+            return Ok(vec![self.view_given(id)]);
+        }
+        let scope =
+            Filter { kinds: vec![kind.to_owned()], subject: Some(contact.to_owned()), ..Filter::default() };
+        self.give(&NewGrant {
+            contact: contact.to_owned(),
+            scope,
+            purpose: "PATRQT".into(),
+            basis: "consent".into(),
+            onward_keep: true,
+            expires_ms: RETURN_FOR_MS,
+            offline_ms: RETURN_OFFLINE_MS,
+            ..NewGrant::default()
+        })
     }
 
     fn scope_of_grant(&self, new: &NewGrant) -> Result<Scope, Failure> {
@@ -305,7 +344,7 @@ impl Engine {
         let mut loaded = Vec::new();
         for record in records {
             if let Some(row) = self.own_row(record)? {
-                loaded.push((*record, verify_label(&row.label)?, row));
+                loaded.push((*record, recall_label(&row.label)?, row));
             }
         }
         for id in self.given.keys().copied().collect::<Vec<_>>() {

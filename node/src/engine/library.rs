@@ -1,8 +1,10 @@
 //! The library: own records, what received ones there are, and selecting among them.
 
-use super::rows::{CAME_BY, KNOWN, LABELS, OWN, OWN_SHELF, OwnRow, RECEIVED, ReceivedRow, SEGMENTS, TOP};
+use super::rows::{
+    CAME_BY, KNOWN, LABELS, OWN, OWN_SHELF, OwnRow, RECEIVED, REPLACED, ReceivedRow, SEGMENTS, SOURCES, TOP,
+};
 use super::select::Selection;
-use super::{Engine, decode_row};
+use super::{Engine, Known, Wanted, decode_row};
 use crate::command::Filter;
 use crate::failure::Failure;
 use crate::store::{Batch, Sealer};
@@ -26,6 +28,10 @@ pub struct NewRecord {
     pub label: Verified<Label>,
     /// The same, sealed.
     pub sealed_label: Vec<u8>,
+    /// [`super::source_key`], if a fuller one from the same source may take its place one day.
+    pub source: Option<Digest>,
+    /// A fuller record of the same source that was here before: this one is kept, but not shown with the others.
+    pub replaced_by: Option<RecordId>,
 }
 
 /// A record as the own user may see it.
@@ -37,13 +43,31 @@ pub(super) struct Seen {
     pub(super) grant: Option<GrantId>,
 }
 
+impl Seen {
+    /// Who signed its label.
+    pub(super) fn author(&self) -> PartyId {
+        self.label.by().party.unwrap_or(self.label.subject)
+    }
+}
+
 impl Engine {
-    /// Which of these plaintexts are own records already.
-    pub(super) fn known_of(&self, subject: PartyId, hashes: &[Digest]) -> Result<BTreeSet<Digest>, Failure> {
-        let mut known = BTreeSet::new();
-        for hash in hashes {
-            if self.store.get(KNOWN, subject.as_bytes(), hash.as_bytes())?.is_some() {
-                known.insert(*hash);
+    /// Which of these plaintexts are own records already, and what is newest of these sources.
+    pub(super) fn known_of(&self, subject: PartyId, wanted: &Wanted) -> Result<Known, Failure> {
+        let named = |table, name: &Digest| -> Result<Option<RecordId>, Failure> {
+            let row = self.store.get(table, subject.as_bytes(), name.as_bytes())?;
+            Ok(row.and_then(|id| RecordId::from_slice(&id)))
+        };
+        let mut known = Known::default();
+        for hash in &wanted.plaintexts {
+            if let Some(record) = named(KNOWN, hash)? {
+                known.plaintexts.insert(*hash, record);
+            }
+        }
+        for source in &wanted.sources {
+            if let Some(record) = named(SOURCES, source)?
+                && let Some(row) = self.own_row(&record)?
+            {
+                known.sources.insert(*source, (record, recall_label(&row.label)?.bytes));
             }
         }
         Ok(known)
@@ -82,6 +106,16 @@ impl Engine {
                 record.label.hash.as_bytes(),
                 id.as_bytes().to_vec(),
             );
+            if let Some(source) = record.source.filter(|_| record.replaced_by.is_none()) {
+                let subject = record.label.subject;
+                batch.put(SOURCES, subject.as_bytes(), source.as_bytes(), id.as_bytes().to_vec());
+            }
+            for old in &record.label.replaces {
+                batch.put(REPLACED, TOP, old.as_bytes(), id.as_bytes().to_vec());
+            }
+            if let Some(by) = record.replaced_by {
+                batch.put(REPLACED, TOP, id.as_bytes(), by.as_bytes().to_vec());
+            }
             self.write(batch)?;
         }
         let ids: Vec<RecordId> = fresh.iter().map(|record| record.handed.record).collect();
@@ -168,7 +202,7 @@ impl Engine {
     ) -> Result<(), Failure> {
         let mut failed = None;
         self.store.scan(OWN, TOP, &mut |item, value| {
-            let seen = decode_row::<OwnRow>(value).and_then(|row| Ok((verify_label(&row.label)?, row)));
+            let seen = decode_row::<OwnRow>(value).and_then(|row| Ok((recall_label(&row.label)?, row)));
             match (RecordId::from_slice(item), seen) {
                 (Some(record), Ok((label, row))) => visit(record, label, &row),
                 (_, Err(failure)) => {
@@ -247,7 +281,7 @@ impl Engine {
     // --- selecting
 
     /// Every record that the own user may see now: own ones, and received ones whose grant still lets them be read.
-    fn each_seen(&self, visit: &mut dyn FnMut(Seen)) -> Result<(), Failure> {
+    pub(super) fn each_seen(&self, visit: &mut dyn FnMut(Seen)) -> Result<(), Failure> {
         self.each_own(&mut |record, label, row| {
             visit(Seen { record, label, handed: row.handed(record), grant: None });
         })?;
@@ -261,6 +295,7 @@ impl Engine {
         Ok(())
     }
 
+    /// Own records, and received ones that have arrived: a label is kept when its payload is here.
     pub(super) fn count_records(&self) -> Result<(u64, u64), Failure> {
         let (mut own, mut received) = (0, 0);
         self.store.scan(OWN, TOP, &mut |_, _| {
@@ -268,7 +303,7 @@ impl Engine {
             ControlFlow::Continue(())
         })?;
         for grant in self.readable_grants() {
-            self.store.scan(RECEIVED, grant.as_bytes(), &mut |_, _| {
+            self.store.scan(LABELS, grant.as_bytes(), &mut |_, _| {
                 received += 1;
                 ControlFlow::Continue(())
             })?;
@@ -277,10 +312,25 @@ impl Engine {
     }
 
     pub(super) fn show_records(&self, filter: &Filter) -> Result<Vec<Value>, Failure> {
+        Ok(self.selected(filter)?.iter().map(|seen| self.view_record(seen)).collect())
+    }
+
+    /// The records a filter selects, oldest first; each once, and without those that another took the place of
+    /// unless the filter asks for them.
+    pub(super) fn selected(&self, filter: &Filter) -> Result<Vec<Seen>, Failure> {
         let selection = Selection::of(self, filter)?;
-        let mut rows = Vec::new();
+        let mut replaced = BTreeSet::new();
+        if !filter.replaced {
+            for (record, _) in self.values(REPLACED, TOP)? {
+                replaced.extend(RecordId::from_slice(&record));
+            }
+        }
+        let mut found = Vec::new();
         let mut own = BTreeSet::new();
         self.each_seen(&mut |seen| {
+            if !filter.replaced && seen.grant.is_some() {
+                replaced.extend(seen.label.replaces.iter().copied());
+            }
             if !selection.takes(&seen) {
                 return;
             }
@@ -290,10 +340,11 @@ impl Engine {
             } else if own.contains(&seen.record) {
                 return;
             }
-            rows.push((seen.label.effective.map(|time| time.start_ms), seen.record, self.view_record(&seen)));
+            found.push(seen);
         })?;
-        rows.sort_by_key(|row| (row.0, row.1));
-        Ok(rows.into_iter().map(|(_, _, view)| view).collect())
+        found.retain(|seen| !replaced.contains(&seen.record));
+        found.sort_by_key(|seen| (seen.label.effective.map(|time| time.start_ms), seen.record));
+        Ok(found)
     }
 
     pub(super) fn show_record(&self, id: &str) -> Result<Vec<Value>, Failure> {
@@ -324,7 +375,7 @@ impl Engine {
         if let Ok(record) = text.parse::<RecordId>()
             && let Some(row) = self.own_row(&record)?
         {
-            let label = verify_label(&row.label)?;
+            let label = recall_label(&row.label)?;
             return Ok(Seen { record, label, handed: row.handed(record), grant: None });
         }
         self.each_seen(&mut |seen| {
@@ -346,7 +397,7 @@ impl Engine {
     pub(super) fn view_record(&self, seen: &Seen) -> Value {
         let Seen { record, label, grant, .. } = seen;
         let codes: Vec<String> = label.codes.iter().map(super::select::code_text).collect();
-        let author = label.by().party.unwrap_or(label.subject);
+        let author = seen.author();
         json!({
             "id": record.to_hex(),
             "kind": label.kind,
@@ -365,15 +416,16 @@ impl Engine {
     }
 }
 
-pub(super) fn verify_label(bytes: &Bytes) -> Result<Verified<Label>, Failure> {
-    Ok(Signed::<Label>::from_bytes(bytes.to_vec()).verify()?)
+/// A label from an own row: its signature was checked before the row was written, and the store authenticates rows.
+pub(super) fn recall_label(bytes: &Bytes) -> Result<Verified<Label>, Failure> {
+    Ok(Signed::<Label>::from_bytes(bytes.to_vec()).recall()?)
 }
 
 pub(super) fn seen_of(grant: GrantId, record: RecordId, row: &ReceivedRow) -> Option<Seen> {
     if row.quarantine.is_some() {
         return None;
     }
-    let label = verify_label(row.label.as_ref()?).ok()?;
+    let label = recall_label(row.label.as_ref()?).ok()?;
     let handed = Handed {
         record,
         bytes: row.payload_bytes,

@@ -17,8 +17,11 @@
 //! | `peers` | connections, and what is due to whom |
 //! | `sync` | `karte sync`: what it waits for and says |
 //! | `audit` | who did what, told to the own user |
+//! | `timeline` | the life of one record, or of all, in order |
+//! | `export` | what is written out whole: records, consents, receipts |
 
 mod audit;
+mod export;
 mod getting;
 mod giving;
 mod library;
@@ -28,8 +31,9 @@ mod reading;
 mod rows;
 mod select;
 mod sync;
+mod timeline;
 
-use crate::command::Command;
+use crate::command::{Command, Filter};
 use crate::failure::{Failure, Kind};
 use crate::keystore::{Keyring, Keys};
 use crate::store::{Batch, Store, StoreError, Table};
@@ -39,7 +43,7 @@ use karte_protocol::chance::Chance;
 use karte_protocol::consent::Status;
 use karte_protocol::encoding;
 use karte_protocol::entry::{Act, Device, Entry, Genesis};
-use karte_protocol::id::{DeviceId, EntryId, GrantId, PartyId, RecordId};
+use karte_protocol::id::{DeviceId, Digest, EntryId, GrantId, PartyId, RecordId};
 use karte_protocol::identity::{PartyLog, State};
 use karte_protocol::keys::Recipient;
 use karte_protocol::label::Label;
@@ -56,8 +60,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use sync::SyncRun;
 
+pub use export::{Export, Exported, Proof};
+pub(crate) use getting::author_of;
 pub use library::NewRecord;
 pub use peers::Duty;
+pub(crate) use select::effective_day;
 
 /// No clock of a machine that runs this version can truly stand before this: 2026-05-01 (part of SPEC rule 9).
 const RELEASED_MS: UnixMs = 1_777_593_600_000;
@@ -75,8 +82,12 @@ pub enum Input {
     Command(Ticket, Box<Command>),
     /// Whom does the own user mean?
     Subject(Ticket, Option<String>),
-    /// Which of these plaintexts are own records already?
-    AreKnown(Ticket, PartyId, Vec<karte_protocol::id::Digest>),
+    /// Which of these plaintexts are own records already, and which records are the newest of these sources?
+    AreKnown(Ticket, PartyId, Wanted),
+    /// Permission to open every record that is selected, as this person.
+    OpenMany(Ticket, Box<Filter>, String),
+    /// The same, with the consents and receipts around the own records.
+    Export(Ticket, Box<Filter>, String),
     /// Records that were imported and sealed; their payloads are durable.
     Records(Ticket, Vec<NewRecord>),
     /// Addresses this node can be reached at.
@@ -190,14 +201,43 @@ pub enum Answer {
     Items(Vec<serde_json::Value>),
     /// Whom the user meant.
     Subject(PartyId),
-    /// Which plaintexts are known.
-    Known(BTreeSet<karte_protocol::id::Digest>),
+    /// Which plaintexts and sources are known.
+    Known(Known),
+    /// Permission to open several records.
+    Many(Vec<Opening>),
+    /// What is written out whole.
+    Export(Box<Export>),
     /// How many records were new.
     Taken(u64),
     /// Permission to open a record.
     Open(Box<Opening>),
     /// Bytes to write out.
     Data(Vec<u8>),
+}
+
+/// What an import asks about a group of findings.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// blake3 of plaintexts.
+    pub plaintexts: Vec<Digest>,
+    /// [`source_key`]s.
+    pub sources: Vec<Digest>,
+}
+
+/// Which of the [`Wanted`] are there.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// By blake3 of the plaintext.
+    pub plaintexts: BTreeMap<Digest, RecordId>,
+    /// By [`source_key`]; with the length of the plaintext in bytes.
+    pub sources: BTreeMap<Digest, (RecordId, u64)>,
+}
+
+/// Names what a finding is a newer state of: its kind and what its source calls it.
+pub fn source_key(kind: &str, source_id: &str) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(kind.as_bytes()).update(&[0]).update(source_id.as_bytes());
+    hasher.finalize().into()
 }
 
 /// Permission to open one record, given after the receipt is written.
@@ -208,6 +248,8 @@ pub struct Opening {
     pub file_key: FileKey,
     /// What must come out.
     pub label: Label,
+    /// The grant it is opened under; none for an own record.
+    pub grant: Option<GrantId>,
     /// Whom to write an age header for, if that was asked.
     pub recipients: Vec<Recipient>,
 }
@@ -416,9 +458,17 @@ impl Engine {
                 let subject = self.find_subject(text.as_deref());
                 self.answer(ticket, subject.map(Answer::Subject));
             }
-            Input::AreKnown(ticket, subject, hashes) => {
-                let known = self.known_of(subject, &hashes);
+            Input::AreKnown(ticket, subject, wanted) => {
+                let known = self.known_of(subject, &wanted);
                 self.answer(ticket, known.map(Answer::Known));
+            }
+            Input::OpenMany(ticket, filter, staff) => {
+                let openings = self.open_selected(&filter, &staff);
+                self.answer(ticket, openings.map(Answer::Many));
+            }
+            Input::Export(ticket, filter, staff) => {
+                let export = self.export(&filter, &staff);
+                self.answer(ticket, export.map(|export| Answer::Export(Box::new(export))));
             }
             Input::Records(ticket, records) => {
                 let taken = self.take_records(records);
@@ -461,6 +511,7 @@ impl Engine {
             }
             Command::RecordAdopt { id } => self.adopt_by_hand(&id),
             Command::GrantAdd(grant) => self.give(&grant),
+            Command::GrantReturn { contact, kind } => self.give_back(&contact, &kind),
             Command::GrantList => self.show_grants(),
             Command::GrantShow { id } => self.show_grant(&id),
             Command::GrantCose { id } => {
@@ -480,7 +531,13 @@ impl Engine {
                 self.out.push(Effect::Stop);
                 Ok(vec![])
             }
-            Command::Import { .. } => Err(Failure::usage("an import is not the engine's work")),
+            Command::Timeline { id, filter } => self.show_timeline(id.as_deref(), &filter),
+            Command::Import { .. }
+            | Command::RecordAdd(_)
+            | Command::Trend(_)
+            | Command::RecordExport { .. } => {
+                Err(Failure::usage("this command is not the engine's own work"))
+            }
         };
         self.answer(ticket, items.map(Answer::Items));
     }

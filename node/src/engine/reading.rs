@@ -1,17 +1,34 @@
 //! Reading under a received grant: opening, the receipts that the holder gets of it, and the end.
 
+use super::library::Seen;
 use super::peers::Duty;
 use super::rows::{CAME_BY, GONE, GOT, GotState, LABELS, OUTBOX, RECEIPTS, RECEIVED, SEGMENTS, TOP};
 use super::{Effect, Engine, Opening};
+use crate::command::Filter;
 use crate::failure::Failure;
 use crate::store::Batch;
 use karte_protocol::consent::{Deed, Receipt};
 use karte_protocol::decide::{self, Clause, Denial};
 use karte_protocol::encoding;
 use karte_protocol::id::{GrantId, ObjectId, PartyId, RecordId};
+use karte_protocol::keys::Recipient;
 use karte_protocol::label::Label;
-use karte_protocol::limits::TEXT_BYTES_MAX;
+use karte_protocol::limits::{LIST_ITEMS_MAX, TEXT_BYTES_MAX};
 use karte_protocol::signed::{Signed, Verified};
+use std::collections::BTreeMap;
+
+/// Most records opened by one command. 100,000: some 100 MB of labels; a chart of a lifetime of daily data.
+const OPENED_AT_ONCE_MAX: usize = 100_000;
+
+fn opening_of(seen: &Seen, recipients: Vec<Recipient>) -> Opening {
+    Opening {
+        record: seen.record,
+        file_key: seen.handed.file_key.clone(),
+        label: Label::clone(&seen.label),
+        grant: seen.grant,
+        recipients,
+    }
+}
 
 impl Engine {
     // --- opening
@@ -53,12 +70,41 @@ impl Engine {
             let purpose = self.got.get(&grant).map(|got| got.open.opened.purpose.clone()).unwrap_or_default();
             self.write_receipt(grant, Deed::Opened, vec![seen.record], staff, &purpose)?;
         }
-        Ok(Opening {
-            record: seen.record,
-            file_key: seen.handed.file_key.clone(),
-            label: Label::clone(&seen.label),
-            recipients: if age { vec![self.keys.sealing.recipient()] } else { vec![] },
-        })
+        let recipients = if age { vec![self.keys.sealing.recipient()] } else { vec![] };
+        Ok(opening_of(&seen, recipients))
+    }
+
+    /// Permission to open all that a filter selects. Under a grant each reading is told to its holder.
+    pub(super) fn open_selected(&mut self, filter: &Filter, staff: &str) -> Result<Vec<Opening>, Failure> {
+        let seen = self.selected(filter)?;
+        self.openings_of(&seen, staff)
+    }
+
+    pub(super) fn openings_of(&mut self, seen: &[Seen], staff: &str) -> Result<Vec<Opening>, Failure> {
+        if staff.len() > TEXT_BYTES_MAX {
+            return Err(Failure::usage("expected a staff name of at most 500 bytes"));
+        }
+        if seen.len() > OPENED_AT_ONCE_MAX {
+            return Err(Failure::usage(format!(
+                "expected at most {OPENED_AT_ONCE_MAX} records to open at once, got {}",
+                seen.len()
+            ))
+            .next("Narrow it, for example with --from and --until."));
+        }
+        let mut under: BTreeMap<GrantId, Vec<RecordId>> = BTreeMap::new();
+        for one in seen {
+            if let Some(grant) = one.grant {
+                under.entry(grant).or_default().push(one.record);
+            }
+        }
+        for (grant, records) in under {
+            self.may_read(grant)?;
+            let purpose = self.got.get(&grant).map(|got| got.open.opened.purpose.clone()).unwrap_or_default();
+            for part in records.chunks(LIST_ITEMS_MAX) {
+                self.write_receipt(grant, Deed::Opened, part.to_vec(), staff, &purpose)?;
+            }
+        }
+        Ok(seen.iter().map(|one| opening_of(one, vec![])).collect())
     }
 
     /// A record that is not shown any more: say under which grant it came and why it is closed, to the own user.

@@ -50,6 +50,11 @@ pub(super) const HEARD: Table = Table(18);
 /// record → grant → "". Under which ended grant a record was readable, to say so; ids only.
 pub(super) const GONE: Table = Table(17);
 
+/// subject → [`source_key`] → the newest record of that source.
+pub(super) const SOURCES: Table = Table(19);
+/// "" → record → the record that took its place.
+pub(super) const REPLACED: Table = Table(20);
+
 /// The parent of rows that have none.
 pub(super) const TOP: &[u8] = b"";
 /// The parent of the own shelf's segments.

@@ -14,6 +14,7 @@ use karte_protocol::time::{MINUTE_MS, UnixMs};
 pub(super) struct Selection {
     scope: Scope,
     subject: Option<PartyId>,
+    author: Option<PartyId>,
     grant: Option<GrantId>,
 }
 
@@ -22,6 +23,7 @@ impl Selection {
         Ok(Self {
             scope: scope_of(filter)?,
             subject: filter.subject.as_deref().map(|text| engine.find_subject(Some(text))).transpose()?,
+            author: filter.author.as_deref().map(|text| engine.find_subject(Some(text))).transpose()?,
             grant: filter.grant.as_deref().map(|text| engine.find_grant(text)).transpose()?,
         })
     }
@@ -29,6 +31,7 @@ impl Selection {
     pub(super) fn takes(&self, seen: &Seen) -> bool {
         self.scope.covers(&seen.record, &seen.label)
             && self.subject.is_none_or(|subject| seen.label.subject == subject)
+            && self.author.is_none_or(|author| seen.author() == author)
             && self.grant.is_none_or(|grant| seen.grant == Some(grant))
     }
 }
@@ -93,6 +96,11 @@ pub(super) fn effective_text(effective: Effective) -> String {
         Ok(at) => at.to_zoned(offset.to_time_zone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
         Err(_) => effective.start_ms.to_string(),
     }
+}
+
+/// The day of an effective time where it was written, `2026-03-01`.
+pub(crate) fn effective_day(effective: Effective) -> String {
+    effective_text(effective).chars().take(10).collect()
 }
 
 /// A moment on a screen, RFC 3339 in UTC.

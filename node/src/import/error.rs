@@ -49,6 +49,8 @@ pub enum ImportError {
     EntryNotAList,
     #[error("expected Bundles at most {max} deep in each other, got more")]
     BundleTooDeep { max: u32 },
+    #[error("expected an index of an exported folder, got {what}")]
+    Export { what: &'static str },
     #[error("{count} more records of this file were refused; correct the first ones and import it again")]
     AndMore { count: u64 },
 }

@@ -34,8 +34,19 @@ pub struct Facts {
     pub sensitivity: Vec<String>,
     /// blake3 of the original bytes of what it was made from; those came before it in the same import.
     pub derived_from: Vec<[u8; 32]>,
+    /// Its label and author as another node exported them; then nothing else here counts.
+    pub proof: Option<Proof>,
     /// Whether a later finding with the same kind and `source_id` takes the place of an earlier one: a fuller day.
     pub replaces_same_source: bool,
+}
+
+/// A label that its author signed, unverified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// COSE bytes of the label.
+    pub label: Vec<u8>,
+    /// COSE bytes of the author's identity entries.
+    pub identity: Vec<Vec<u8>>,
 }
 
 /// The study and series something is a slice of.

@@ -13,6 +13,7 @@ mod facts;
 mod fhir;
 mod fields;
 mod files;
+mod folder;
 mod ndjson;
 mod object;
 mod outline;
@@ -31,7 +32,7 @@ use std::path::{Path, PathBuf};
 use serde::de::IgnoredAny;
 
 pub use self::error::ImportError;
-pub use self::facts::{Body, Code, Effective, Facts, Finding, Group, TITLE_BYTES_MAX};
+pub use self::facts::{Body, Code, Effective, Facts, Finding, Group, Proof, TITLE_BYTES_MAX};
 use self::sink::{Place, Sink};
 use self::sniff::{HEAD_BYTES, Looks};
 
@@ -121,9 +122,19 @@ pub fn import(
     options: &Options,
     visit: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Totals, ImportError> {
-    let listing = files::list(paths, &options.limits)?;
+    let (exported, paths): (Vec<_>, Vec<_>) =
+        paths.iter().cloned().partition(|path| folder::index_of(path).is_some());
+    let listing = files::list(&paths, &options.limits)?;
     let mut sink = Sink::new(&options.limits, listing.bytes_total(), visit);
     sink.totals.links_skipped = listing.links_skipped;
+    for path in &exported {
+        if let Some(index) = folder::index_of(path)
+            && folder::read(path, index, &mut sink).is_break()
+        {
+            sink.totals.stopped = true;
+            return Ok(sink.totals);
+        }
+    }
     let flow =
         listing.items.into_iter().try_for_each(|(path, length)| one_path(&path, length, options, &mut sink));
     sink.totals.stopped = flow.is_break();

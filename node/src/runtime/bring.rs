@@ -4,16 +4,17 @@
 //! acknowledged stays, and the same import run again adds the rest.
 
 use super::{Node, Out};
-use crate::command::Event;
-use crate::engine::{Answer, Input, NewRecord};
+use crate::command::{Event, HowToRead};
+use crate::engine::{Answer, Input, Known, NewRecord, Wanted, author_of, source_key};
 use crate::failure::Failure;
 use crate::import::{self, Body, Facts, Finding, Format};
 use karte_protocol::id::{Digest, PartyId, RecordId, digest};
-use karte_protocol::label::{Code, Effective, Label, seal_label};
+use karte_protocol::label::{Code, Effective, Group, Label, seal_label};
 use karte_protocol::seal::{Sealed, seal};
 use karte_protocol::shelf::Handed;
-use karte_protocol::signed::Verified;
+use karte_protocol::signed::{Signed, Verified};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -30,6 +31,36 @@ struct Summary {
     taken: u64,
     known: u64,
     refused: u64,
+}
+
+/// A finding and blake3 of its bytes.
+struct Hashed {
+    hash: Digest,
+    finding: Finding,
+    /// The label it was exported with, once that has been found true.
+    proven: Option<Verified<Label>>,
+}
+
+impl Hashed {
+    fn source(&self) -> Option<Digest> {
+        let facts = &self.finding.facts;
+        let id = facts.source_id.as_deref().filter(|_| facts.replaces_same_source)?;
+        Some(source_key(&facts.kind, id))
+    }
+}
+
+/// What can be sealed now, and what has to wait because it names a record of this wave: one that it was made from,
+/// or an earlier state of the same source.
+fn next_wave(group: Vec<Hashed>) -> (Vec<Hashed>, Vec<Hashed>) {
+    let unsealed: BTreeSet<[u8; 32]> = group.iter().map(|one| *one.hash.as_bytes()).collect();
+    let mut sources = BTreeSet::new();
+    let waits = |one: &Hashed, sources: &mut BTreeSet<Digest>| {
+        one.finding.facts.derived_from.iter().any(|hash| unsealed.contains(hash))
+            || one.source().is_some_and(|source| !sources.insert(source))
+    };
+    let (later, now): (Vec<_>, Vec<_>) = group.into_iter().partition(|one| waits(one, &mut sources));
+    // Two that are made from each other: neither can name the other, so neither waits.
+    if now.is_empty() { (later, now) } else { (now, later) }
 }
 
 /// One import under way.
@@ -49,48 +80,49 @@ impl Node {
         paths: Vec<PathBuf>,
         format: String,
         subject: Option<String>,
+        how: HowToRead,
         out: &mpsc::Sender<Out>,
     ) -> Result<(), Failure> {
-        let format = match format.as_str() {
-            "auto" | "" => Format::Auto,
-            "fhir" => Format::Fhir,
-            "document" => Format::Document,
-            other => {
-                return Err(Failure::usage(format!(
-                    "expected a format of auto, fhir or document, got {other:?}"
-                )));
-            }
-        };
+        let options = options_of(&format, how)?;
         let (node, out) = (self.clone(), out.clone());
         let work = tokio::task::spawn_blocking(move || {
-            let subject = match node.ask_blocking(|ticket| Input::Subject(ticket, subject))? {
-                Answer::Subject(subject) => subject,
-                _ => return Err(Failure::failed("the engine answered something else")),
-            };
-            bring(&node, &paths, format, subject, &out)
+            let subject = node.subject(subject)?;
+            bring(&node, &paths, &options, subject, &out)
         });
         work.await.map_err(|_| Failure::failed("the import ended badly"))?
     }
+
+    pub(super) fn subject(&self, subject: Option<String>) -> Result<PartyId, Failure> {
+        match self.ask_blocking(|ticket| Input::Subject(ticket, subject))? {
+            Answer::Subject(subject) => Ok(subject),
+            _ => Err(Failure::failed("the engine answered something else")),
+        }
+    }
+}
+
+fn options_of(format: &str, _how: HowToRead) -> Result<import::Options, Failure> {
+    let format = match format {
+        "auto" | "" => Format::Auto,
+        "fhir" => Format::Fhir,
+        "document" => Format::Document,
+        other => {
+            return Err(Failure::usage(format!(
+                "expected a format of auto, fhir or document, got {other:?}"
+            )));
+        }
+    };
+    Ok(import::Options { format, ..import::Options::default() })
 }
 
 fn bring(
     node: &Node,
     paths: &[PathBuf],
-    format: Format,
+    options: &import::Options,
     subject: PartyId,
     out: &mpsc::Sender<Out>,
 ) -> Result<(), Failure> {
-    let options = import::Options { format, ..import::Options::default() };
-    let mut bringing = Bringing {
-        node,
-        subject,
-        out,
-        group: vec![],
-        group_bytes: 0,
-        summary: Summary::default(),
-        failure: None,
-    };
-    let totals = import::import(paths, &options, &mut |event| bringing.take(event))
+    let mut bringing = Bringing::new(node, subject, out);
+    let totals = import::import(paths, options, &mut |event| bringing.take(event))
         .map_err(|error| Failure::usage(error.to_string()))?;
     if bringing.failure.is_none() && !totals.stopped {
         // What `close` breaks off with is kept in `failure`.
@@ -117,7 +149,12 @@ fn bring(
     Ok(())
 }
 
-impl Bringing<'_> {
+impl<'a> Bringing<'a> {
+    fn new(node: &'a Node, subject: PartyId, out: &'a mpsc::Sender<Out>) -> Self {
+        let summary = Summary::default();
+        Self { node, subject, out, group: vec![], group_bytes: 0, summary, failure: None }
+    }
+
     fn take(&mut self, event: import::Event) -> ControlFlow<()> {
         match event {
             import::Event::Found(finding) => {
@@ -160,28 +197,34 @@ impl Bringing<'_> {
     fn seal_group(&mut self, group: Vec<Finding>) -> Result<(), Failure> {
         let mut hashed = Vec::new();
         for finding in group {
-            match hash_of(&finding.bytes) {
-                Ok(hash) => hashed.push((hash, finding)),
-                Err(error) => {
+            let looked_at = hash_of(&finding.bytes)
+                .map_err(|error| format!("it cannot be read: {error}"))
+                .and_then(|hash| Ok((hash, proven(&finding, &hash)?)));
+            match looked_at {
+                Ok((hash, proven)) => hashed.push(Hashed { hash, finding, proven }),
+                Err(reason) => {
                     self.summary.refused += 1;
-                    let reason = format!("it cannot be read: {error}");
                     self.put_out(Event::Item(json!({ "refused": finding.origin, "reason": reason })));
                 }
             }
         }
         let found = hashed.len() as u64;
-        let hashes: Vec<Digest> = hashed.iter().map(|(hash, _)| *hash).collect();
-        let subject = self.subject;
-        let known = match self.node.ask_blocking(|ticket| Input::AreKnown(ticket, subject, hashes))? {
-            Answer::Known(known) => known,
-            _ => Default::default(),
-        };
-        let fresh: Vec<Finding> = hashed
-            .into_iter()
-            .filter(|(hash, _)| !known.contains(hash))
-            .map(|(_, finding)| finding)
-            .collect();
-        let records = self.seal_all(fresh)?;
+        let mut known = self.ask_known(&hashed)?;
+        let mut seen = BTreeSet::new();
+        hashed.retain(|one| !known.plaintexts.contains_key(&one.hash) && seen.insert(one.hash));
+        let mut records = Vec::with_capacity(hashed.len());
+        while !hashed.is_empty() {
+            let (now, later) = next_wave(hashed);
+            let wave = self.seal_wave(&now, &known)?;
+            for (one, record) in now.iter().zip(&wave) {
+                known.plaintexts.insert(one.hash, record.handed.record);
+                if let Some(source) = record.source.filter(|_| record.replaced_by.is_none()) {
+                    known.sources.insert(source, (record.handed.record, record.label.bytes));
+                }
+            }
+            records.extend(wave);
+            hashed = later;
+        }
         self.node.shared.blobs.sync()?;
         let taken = match self.node.ask_blocking(|ticket| Input::Records(ticket, records))? {
             Answer::Taken(taken) => taken,
@@ -192,14 +235,26 @@ impl Bringing<'_> {
         Ok(())
     }
 
+    fn ask_known(&self, hashed: &[Hashed]) -> Result<Known, Failure> {
+        let derived = hashed.iter().flat_map(|one| &one.finding.facts.derived_from);
+        let plaintexts =
+            hashed.iter().map(|one| one.hash).chain(derived.map(|hash| Digest::from(*hash))).collect();
+        let sources = hashed.iter().filter_map(Hashed::source).collect();
+        let (subject, wanted) = (self.subject, Wanted { plaintexts, sources });
+        match self.node.ask_blocking(|ticket| Input::AreKnown(ticket, subject, wanted))? {
+            Answer::Known(known) => Ok(known),
+            _ => Ok(Known::default()),
+        }
+    }
+
     /// Each core takes its share: sealing is independent work.
-    fn seal_all(&self, findings: Vec<Finding>) -> Result<Vec<NewRecord>, Failure> {
+    fn seal_wave(&self, wave: &[Hashed], known: &Known) -> Result<Vec<NewRecord>, Failure> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-        let share = findings.len().div_ceil(cores).max(1);
+        let share = wave.len().div_ceil(cores).max(1);
         std::thread::scope(|scope| {
-            let workers: Vec<_> = findings
+            let workers: Vec<_> = wave
                 .chunks(share)
-                .map(|part| scope.spawn(move || part.iter().map(|finding| self.seal_one(finding)).collect()))
+                .map(|part| scope.spawn(move || part.iter().map(|one| self.seal_one(one, known)).collect()))
                 .collect();
             let mut records = Vec::new();
             for worker in workers {
@@ -211,7 +266,8 @@ impl Bringing<'_> {
         })
     }
 
-    fn seal_one(&self, finding: &Finding) -> Result<NewRecord, Failure> {
+    fn seal_one(&self, one: &Hashed, known: &Known) -> Result<NewRecord, Failure> {
+        let finding = &one.finding;
         let mut writer = self.node.shared.blobs.create()?;
         let sealed = match &finding.bytes {
             Body::Memory(bytes) => seal(bytes.as_slice(), &mut writer)?,
@@ -222,22 +278,68 @@ impl Bringing<'_> {
             return Err(Failure::failed("the disk kept other bytes than were written"));
         }
         let shared = &self.node.shared;
-        let label =
-            Verified::sign(label_of(self.subject, &finding.facts, &sealed), shared.by, &shared.keys.device)?;
-        let sealed_label = seal_label(&label, &shared.identity, &sealed.file_key)?;
-        let handed = Handed {
-            record: sealed.record,
-            bytes: sealed.payload_bytes,
-            file_key: sealed.file_key,
-            label_hash: digest(&sealed_label),
+        if let (Some(label), Some(proof)) = (&one.proven, &finding.facts.proof) {
+            let sealed_label = seal_label(label, &proof.identity, &sealed.file_key)?;
+            return Ok(new_record(sealed, label.clone(), sealed_label, None, None));
+        }
+        let source = one.source();
+        let earlier = source.and_then(|source| known.sources.get(&source)).copied();
+        // The longer one is the fuller day; of two that differ and are as long, the one that comes later.
+        let (replaces, replaced_by) = match earlier {
+            Some((record, bytes)) if bytes > sealed.plaintext_bytes => (None, Some(record)),
+            Some((record, _)) => (Some(record), None),
+            None => (None, None),
         };
-        Ok(NewRecord { handed, label, sealed_label })
+        let derived = finding.facts.derived_from.iter();
+        let label = Label {
+            replaces: replaces.into_iter().collect(),
+            derived_from: derived
+                .filter_map(|hash| known.plaintexts.get(&Digest::from(*hash)).copied())
+                .collect(),
+            ..label_of(self.subject, &finding.facts, &sealed)
+        };
+        let label = Verified::sign(label, shared.by, &shared.keys.device)?;
+        let sealed_label = seal_label(&label, &shared.identity, &sealed.file_key)?;
+        Ok(new_record(sealed, label, sealed_label, source, replaced_by))
     }
 
     fn put_out(&self, event: Event) {
         // A client that went away is seen by `is_closed`.
         let _ = self.out.blocking_send(Out::Event(event));
     }
+}
+
+fn new_record(
+    sealed: Sealed,
+    label: Verified<Label>,
+    sealed_label: Vec<u8>,
+    source: Option<Digest>,
+    replaced_by: Option<RecordId>,
+) -> NewRecord {
+    let handed = Handed {
+        record: sealed.record,
+        bytes: sealed.payload_bytes,
+        file_key: sealed.file_key,
+        label_hash: digest(&sealed_label),
+    };
+    NewRecord { handed, label, sealed_label, source, replaced_by }
+}
+
+/// The label a finding was exported with: signed by a device of the party whose identity came along, and about these
+/// bytes.
+fn proven(finding: &Finding, hash: &Digest) -> Result<Option<Verified<Label>>, String> {
+    let Some(proof) = &finding.facts.proof else { return Ok(None) };
+    let label = Signed::<Label>::from_bytes(proof.label.clone())
+        .verify()
+        .map_err(|error| format!("its label does not hold: {error}"))?;
+    let author = author_of(&label, &proof.identity);
+    if author.is_none() || label.by().party != author {
+        return Err("its author's signature cannot be traced".into());
+    }
+    if label.hash != *hash {
+        return Err("its bytes are not those its author signed".into());
+    }
+    Ok(Some(label))
 }
 
 fn label_of(subject: PartyId, facts: &Facts, sealed: &Sealed) -> Label {
@@ -256,6 +358,13 @@ fn label_of(subject: PartyId, facts: &Facts, sealed: &Sealed) -> Label {
         full_url: facts.full_url.clone(),
         source_id: facts.source_id.clone(),
         profiles: facts.profiles.clone(),
+        sensitivity: facts.sensitivity.clone(),
+        group: facts.group.as_ref().map(|group| Group {
+            study: group.study.clone(),
+            series: group.series.clone(),
+            instance: group.instance.clone(),
+            position: group.position,
+        }),
         ..Label::new(subject, &facts.kind, &facts.title, &facts.media_type, sealed)
     }
 }

@@ -9,7 +9,9 @@
 //! lets effects out: nothing is said or sent that could still be lost.
 
 mod bring;
+mod export;
 mod fetch;
+mod opened;
 mod payload;
 mod serve;
 mod show;
@@ -447,7 +449,10 @@ impl Node {
     /// any more, long work ends early and keeps what it has done.
     pub(crate) async fn execute(&self, command: Command, out: mpsc::Sender<Out>) {
         let result = match command {
-            Command::Import { paths, format, subject } => self.bring(paths, format, subject, &out).await,
+            Command::Import { paths, format, subject, how } => {
+                self.bring(paths, format, subject, how, &out).await
+            }
+            Command::RecordExport { filter, form, staff } => self.export(filter, form, staff, &out).await,
             command => self.command(command, &out).await,
         };
         let end = match result {
@@ -487,7 +492,11 @@ impl Node {
                 Ok(())
             }
             Answer::Open(opening) => show::show(self.shared.blobs.clone(), *opening, out.clone()).await,
-            Answer::Known(_) | Answer::Taken(_) | Answer::Subject(_) => Ok(()),
+            Answer::Known(_)
+            | Answer::Taken(_)
+            | Answer::Subject(_)
+            | Answer::Many(_)
+            | Answer::Export(_) => Ok(()),
         }
     }
 

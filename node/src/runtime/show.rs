@@ -1,19 +1,18 @@
 //! open → show: the plaintext of one record, and only after all of it was checked against its label.
 
 use super::Out;
+use super::opened::{Putting, payload};
 use crate::engine::Opening;
-use crate::failure::{Failure, Kind};
-use crate::store::{Blobs, ReadSeek};
+use crate::failure::Failure;
+use crate::store::Blobs;
 use karte_protocol::seal;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Plaintext that is held in memory between check and output, in bytes. 8 MiB; a larger record is opened twice
 /// instead, once to check and once to show.
 const HELD_BYTES_MAX: u64 = 8 << 20;
-/// Bytes put out at a time.
-const PART_BYTES: usize = 64 * 1024;
 
 pub(super) async fn show(
     blobs: Arc<dyn Blobs>,
@@ -41,32 +40,8 @@ fn show_blocking(blobs: &dyn Blobs, opening: &Opening, out: &mpsc::Sender<Out>) 
     Ok(seal::open_checked(payload(blobs, opening)?, &opening.file_key, expected, &mut to)?)
 }
 
-fn payload(blobs: &dyn Blobs, opening: &Opening) -> Result<Box<dyn ReadSeek + Send>, Failure> {
-    blobs.open(opening.record.as_bytes())?.ok_or_else(|| {
-        Failure::new(Kind::Damaged, format!("the payload of record {} is not on the disk", opening.record.short()))
-            .next("Ask the contact that gave it for a new grant; an own record comes back from a copy of this folder.")
-    })
-}
-
 fn put_out(from: &mut dyn Read, out: &mpsc::Sender<Out>) -> Result<(), Failure> {
     io::copy(from, &mut Putting(out))
         .map_err(|error| Failure::failed(format!("the record cannot be shown: {error}")))?;
     Ok(())
-}
-
-struct Putting<'a>(&'a mpsc::Sender<Out>);
-
-impl Write for Putting<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for part in bytes.chunks(PART_BYTES) {
-            self.0
-                .blocking_send(Out::Data(part.to_vec()))
-                .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
