@@ -2,19 +2,16 @@
 //!
 //! For: losing nothing. Not for: looking inside; a file's own date is not the time of a fact, so there is none.
 
-use std::path::Path;
-
 use super::facts::{Body, Facts, Finding, TITLE_BYTES_MAX, clean};
 use super::sniff::Looks;
 
-/// The record that a whole file is.
-pub(super) fn finding(path: &Path, length: u64, looks: Looks, origin: &str) -> Finding {
-    let name = path.file_name().unwrap_or(path.as_os_str());
+/// The record that a whole file or entry called `name` is.
+pub(super) fn finding(name: &str, body: Body, looks: Looks, origin: &str) -> Finding {
     let facts = Facts {
         kind: looks.kind.to_owned(),
-        title: clean(&name.to_string_lossy(), TITLE_BYTES_MAX),
+        title: clean(name, TITLE_BYTES_MAX),
         media_type: looks.media_type.to_owned(),
         ..Facts::default()
     };
-    Finding { bytes: Body::File(path.to_owned(), length), facts, origin: origin.to_owned() }
+    Finding { bytes: body, facts, origin: origin.to_owned() }
 }

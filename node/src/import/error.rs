@@ -39,6 +39,34 @@ pub enum ImportError {
         "expected a FHIR JSON file of at most {max} bytes, got {got}; export it as NDJSON, which has no such bound"
     )]
     FileTooLarge { max: u64, got: u64 },
+    #[error("expected a file of at most {max} bytes, got {got}")]
+    TooLargeToHold { max: u64, got: u64 },
+    #[error("expected an entry of at most {max} bytes, got a larger one; unpack it and import the file")]
+    EntryTooLarge { max: u64 },
+    #[error("expected a whole archive, got: {got}; copy it again, or unpack it and import the folder")]
+    ArchiveDamaged { got: String },
+    #[error("expected an archive on disk, got one in an archive; unpack it")]
+    ArchiveInArchive,
+    #[error("expected at most {max} entries in an archive, got more; unpack it and import its folders")]
+    TooManyEntries { max: usize },
+    #[error("expected each byte of an archive to belong to one entry, got entries that overlap")]
+    EntriesOverlap,
+    #[error("expected an entry without a password, got an encrypted one; unpack it and import the file")]
+    Encrypted,
+    #[error("expected an entry stored or deflated, got {got}; unpack it and import the file")]
+    PackedOtherwise { got: String },
+    #[error("expected a plain entry, got a sparse one; unpack it and import the file")]
+    Sparse,
+    #[error("expected an entry of {expected} bytes, got {got}; the archive is cut short")]
+    EntryCutShort { expected: u64, got: u64 },
+    #[error(
+        "expected an archive that unpacks to at most {max} times its size, got more; unpack it if you trust it"
+    )]
+    RatioTooHigh { max: u64 },
+    #[error(
+        "expected an archive that unpacks to at most {max} bytes, got more; unpack it and import its folders"
+    )]
+    UnpacksTooFar { max: u64 },
     #[error("expected a line of at most {max} bytes, got a longer one")]
     LineTooLong { max: u64 },
     #[error("expected objects and lists at most {max} deep, got {got}")]
@@ -57,6 +85,10 @@ pub enum ImportError {
 
 impl From<std::io::Error> for ImportError {
     fn from(error: std::io::Error) -> Self {
-        Self::Unreadable { got: error.to_string() }
+        // A reader of ours sends its own reason through readers that know only `io::Error`.
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
+            Some(reason) => reason.clone(),
+            None => Self::Unreadable { got: error.to_string() },
+        }
     }
 }

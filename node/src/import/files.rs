@@ -7,14 +7,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Limits;
 use super::error::ImportError;
+use super::{Limits, archive};
 
 /// What stands to be read, and what cannot be.
 #[derive(Default)]
 pub(super) struct Listing {
     pub(super) items: Vec<(PathBuf, Result<u64, ImportError>)>,
     pub(super) links_skipped: u64,
+    pub(super) junk_skipped: u64,
 }
 
 impl Listing {
@@ -78,6 +79,10 @@ fn visit_all(
     listing: &mut Listing,
 ) -> Result<(), ImportError> {
     for child in children {
+        if archive::is_junk(&child.file_name().unwrap_or_default().to_string_lossy()) {
+            listing.junk_skipped += 1;
+            continue;
+        }
         visit(&child, fs::symlink_metadata(&child), depth + 1, limits, listing)?;
     }
     Ok(())

@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::error::ImportError;
 use super::facts::{Body, Facts, Finding, Proof, clean};
+use super::item::path_origin;
 use super::sink::Sink;
 
 /// The index of such a folder.
@@ -64,8 +65,12 @@ pub(super) fn index_of(folder: &Path) -> Option<BufReader<File>> {
 }
 
 /// Every record and proof that the index names.
-pub(super) fn read(folder: &Path, mut index: BufReader<File>, sink: &mut Sink<'_>) -> ControlFlow<()> {
-    let origin = clean(&folder.join(INDEX).to_string_lossy(), super::ORIGIN_BYTES_MAX);
+pub(super) fn read(folder: &Path, sink: &mut Sink<'_>) -> ControlFlow<()> {
+    let Some(mut index) = index_of(folder) else {
+        return ControlFlow::Continue(());
+    };
+    sink.totals.files += 1;
+    let origin = path_origin(&folder.join(INDEX));
     for number in 2.. {
         let mut line = String::new();
         match index.by_ref().take(LINE_BYTES_MAX).read_line(&mut line) {
@@ -83,7 +88,7 @@ pub(super) fn read(folder: &Path, mut index: BufReader<File>, sink: &mut Sink<'_
             Err(reason) => sink.refused(&place, reason)?,
         }
     }
-    sink.file_done(&origin)
+    sink.item_done(&origin)
 }
 
 fn finding(folder: &Path, line: &str, place: &str) -> Result<Option<Finding>, ImportError> {

@@ -4,9 +4,12 @@
 //! by name and the rest is read; memory is bounded whatever a file says (file held + one resource copied).
 //! Non-goals: sealing, storing, finding duplicates, and knowing whose data it is.
 //!
-//! A new format is one file here, and one line in [`choose`].
+//! The unit of reading is an item: a file, or an entry of an archive. A new format is one file here, one line in
+//! [`choose`], and one in [`one_item`].
 
+mod archive;
 mod bundle;
+mod choose;
 mod document;
 mod error;
 mod facts;
@@ -14,6 +17,8 @@ mod fhir;
 mod fields;
 mod files;
 mod folder;
+mod item;
+mod meter;
 mod ndjson;
 mod object;
 mod outline;
@@ -22,19 +27,18 @@ mod sniff;
 #[cfg(test)]
 mod tests;
 mod time;
+mod walk;
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{BufReader, Read, Seek};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde::de::IgnoredAny;
-
+use self::choose::{Chosen, choose};
 pub use self::error::ImportError;
 pub use self::facts::{Body, Code, Effective, Facts, Finding, Group, Proof, TITLE_BYTES_MAX};
+use self::item::Item;
 use self::sink::{Place, Sink};
-use self::sniff::{HEAD_BYTES, Looks};
+use self::walk::{Step, Walk};
 
 /// What an import tells while it runs.
 #[derive(Debug)]
@@ -72,11 +76,14 @@ pub struct Limits {
     /// Largest JSON file or NDJSON line held in memory, in bytes. 64 MiB: twenty times the largest Synthea
     /// patient, and with one resource copied still far below the 256 MiB any file may cost us.
     pub file_bytes_max: u64,
+    /// Largest entry of an archive kept as one record, in bytes. 64 MiB, as above: it is held until it is sealed,
+    /// because it is never written to disk as it is.
+    pub entry_bytes_max: u64,
     /// Largest single resource, in bytes. 32 MiB: a Binary of 24 MiB in base64, above what FHIR servers accept.
     pub resource_bytes_max: u64,
     /// Deepest nesting in a resource. 120: serde_json reads up to 127, so every later reader can open it.
     pub depth_max: u32,
-    /// Most files in one import. 100,000: paths of 200 bytes then take 30 MB; a year of CT studies fits.
+    /// Most files in one import, and most entries in one archive. 100,000: paths of 200 bytes then take 30 MB; a year of CT studies fits.
     pub files_max: usize,
     /// Deepest folder. 32: deeper ones are loops of mounts or mistakes.
     pub folders_deep_max: usize,
@@ -89,6 +96,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             file_bytes_max: 64 * 1024 * 1024,
+            entry_bytes_max: 64 * 1024 * 1024,
             resource_bytes_max: 32 * 1024 * 1024,
             depth_max: 120,
             files_max: 100_000,
@@ -101,6 +109,7 @@ impl Default for Limits {
 /// What an import came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
+    /// Files and entries of archives that were read.
     pub files: u64,
     pub found: u64,
     pub refused: u64,
@@ -108,8 +117,10 @@ pub struct Totals {
     pub entries_without_resource: u64,
     /// Bundles without any entry: an empty search.
     pub empty_bundles: u64,
-    /// Symbolic links met inside folders.
+    /// Symbolic links met inside folders and archives, and devices in archives.
     pub links_skipped: u64,
+    /// What desktops leave beside people's files (`__MACOSX/`, `.DS_Store`).
+    pub junk_skipped: u64,
     pub bytes: u64,
     /// The visitor ended the import.
     pub stopped: bool,
@@ -124,146 +135,44 @@ pub fn import(
 ) -> Result<Totals, ImportError> {
     let (exported, paths): (Vec<_>, Vec<_>) =
         paths.iter().cloned().partition(|path| folder::index_of(path).is_some());
-    let listing = files::list(&paths, &options.limits)?;
-    let mut sink = Sink::new(&options.limits, listing.bytes_total(), visit);
-    sink.totals.links_skipped = listing.links_skipped;
-    for path in &exported {
-        if let Some(index) = folder::index_of(path)
-            && folder::read(path, index, &mut sink).is_break()
-        {
-            sink.totals.stopped = true;
-            return Ok(sink.totals);
-        }
-    }
-    let flow =
-        listing.items.into_iter().try_for_each(|(path, length)| one_path(&path, length, options, &mut sink));
+    let walk = Walk::new(&paths, options)?;
+    let mut sink = Sink::new(&options.limits, walk.listing().bytes_total(), visit);
+    sink.totals.links_skipped = walk.listing().links_skipped;
+    sink.totals.junk_skipped = walk.listing().junk_skipped;
+    let read = sink.read.clone();
+    let flow = exported.iter().try_for_each(|path| folder::read(path, &mut sink));
+    let flow = match flow {
+        ControlFlow::Continue(()) => walk.each(&read, &mut |step| one_step(step, options, &mut sink)),
+        stopped => stopped,
+    };
     sink.totals.stopped = flow.is_break();
     Ok(sink.totals)
 }
 
-fn one_path(
-    path: &Path,
-    length: Result<u64, ImportError>,
-    options: &Options,
-    sink: &mut Sink<'_>,
-) -> ControlFlow<()> {
-    let origin = facts::clean(&path.to_string_lossy(), ORIGIN_BYTES_MAX);
+fn one_step(step: Step<'_>, options: &Options, sink: &mut Sink<'_>) -> ControlFlow<()> {
+    match step {
+        Step::Item(item) => return one_item(item, options, sink),
+        Step::Refused(origin, reason) => {
+            sink.totals.files += 1;
+            return sink.refused(&origin, reason);
+        }
+        Step::LinkSkipped => sink.totals.links_skipped += 1,
+        Step::JunkSkipped => sink.totals.junk_skipped += 1,
+        Step::PathDone(origin, bytes) => return sink.path_done(&origin, bytes),
+    }
+    ControlFlow::Continue(())
+}
+
+fn one_item(item: Item<'_>, options: &Options, sink: &mut Sink<'_>) -> ControlFlow<()> {
+    let origin = item.origin.clone();
     sink.totals.files += 1;
-    let bytes_before = sink.totals.bytes;
-    let listed = length.clone().unwrap_or_default();
-    match length.and_then(|_| choose(path, options)) {
+    match choose(item, options) {
         Ok(Chosen::Fhir(text)) => fhir::read(Cow::Owned(text), Place::file(&origin), sink)?,
-        Ok(Chosen::Lines(file)) => ndjson::read(file, &origin, sink)?,
-        Ok(Chosen::Document(looks, length)) => sink.found(document::finding(path, length, looks, &origin))?,
+        Ok(Chosen::Lines(reader)) => ndjson::read(reader, &origin, sink)?,
+        Ok(Chosen::Document(looks, name, body)) => {
+            sink.found(document::finding(&name, body, looks, &origin))?
+        }
         Err(reason) => sink.refused(&origin, reason)?,
     }
-    sink.file_done(&origin)?;
-    sink.advanced_to(bytes_before.saturating_add(listed))
-}
-
-/// Longest path in a message, in bytes: 4 KiB, Linux's own bound.
-const ORIGIN_BYTES_MAX: usize = 4096;
-
-/// Who reads a file.
-enum Chosen {
-    /// The whole text, in memory.
-    Fhir(String),
-    Lines(File),
-    /// What it looks like, and its length in bytes.
-    Document(Looks, u64),
-}
-
-fn choose(path: &Path, options: &Options) -> Result<Chosen, ImportError> {
-    let mut file = File::open(path)?;
-    let length = files::regular(&file.metadata()?)?;
-    let mut head = Vec::with_capacity(HEAD_BYTES);
-    file.by_ref().take(HEAD_BYTES as u64).read_to_end(&mut head)?;
-    if head.is_empty() {
-        return Err(ImportError::Empty);
-    }
-    let looks = sniff::sniff(&head);
-    if options.format != Format::Document {
-        match claim(path, &head, &mut file)? {
-            Claim::Resource => {
-                return held(file, length, &options.limits).and_then(utf8).map(Chosen::Fhir);
-            }
-            Claim::Lines => return Ok(Chosen::Lines(file)),
-            Claim::None => {}
-        }
-    }
-    let looks = if looks == sniff::TEXT { json_or_text(path, &head, file, length, options)? } else { looks };
-    match options.format {
-        Format::Fhir => Err(ImportError::NotFhir { got: looks.kind.to_owned() }),
-        Format::Auto | Format::Document => Ok(Chosen::Document(looks, length)),
-    }
-}
-
-/// What a file claims to be in FHIR.
-enum Claim {
-    Resource,
-    Lines,
-    None,
-}
-
-/// Lines are a first line that is a resource, with more below it. A name that says so decides for a single line,
-/// and for a file whose first line is broken. The file is left at its start.
-fn claim(path: &Path, head: &[u8], file: &mut File) -> Result<Claim, ImportError> {
-    file.rewind()?;
-    let named = has_ending(path, "ndjson") || has_ending(path, "jsonl");
-    if named && String::from_utf8_lossy(head).contains("\"resourceType\"") {
-        return Ok(Claim::Lines);
-    }
-    if !sniff::opens_object(head) {
-        return Ok(Claim::None);
-    }
-    let first = outline::outline(BufReader::new(&mut *file))?;
-    file.rewind()?;
-    Ok(match first.claims_fhir {
-        true if first.one_line && (first.more_lines || named) => Claim::Lines,
-        true => Claim::Resource,
-        false => Claim::None,
-    })
-}
-
-/// The whole file, if it may be held in memory.
-fn held(mut file: File, length: u64, limits: &Limits) -> Result<Vec<u8>, ImportError> {
-    let max = limits.file_bytes_max;
-    let too_large = |got| ImportError::FileTooLarge { max, got };
-    if length > max {
-        return Err(too_large(length));
-    }
-    file.rewind()?;
-    let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(|_| too_large(length))?);
-    // One more than allowed is asked for: a file that grew since is refused, not cut.
-    file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > max { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
-}
-
-fn utf8(bytes: Vec<u8>) -> Result<String, ImportError> {
-    String::from_utf8(bytes)
-        .map_err(|error| ImportError::NotUtf8 { offset: error.utf8_error().valid_up_to() })
-}
-
-/// A text is JSON if it parses. One too large to hold is called what its first character says.
-fn json_or_text(
-    path: &Path,
-    head: &[u8],
-    file: File,
-    length: u64,
-    options: &Options,
-) -> Result<Looks, ImportError> {
-    let opens = sniff::opens_object(head) || sniff::opens_list(head);
-    if !opens && !has_ending(path, "json") {
-        return Ok(sniff::TEXT);
-    }
-    if length > options.limits.file_bytes_max {
-        return Ok(if opens { sniff::JSON } else { sniff::TEXT });
-    }
-    let text = utf8(held(file, length, &options.limits)?).unwrap_or_default();
-    let json = serde_json::from_str::<IgnoredAny>(text.strip_prefix(sniff::BOM).unwrap_or(&text));
-    Ok(if json.is_ok() { sniff::JSON } else { sniff::TEXT })
-}
-
-fn has_ending(path: &Path, ending: &str) -> bool {
-    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending))
+    sink.item_done(&origin)
 }

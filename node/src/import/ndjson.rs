@@ -3,7 +3,6 @@
 //! For: bulk exports of any size. Not for: JSON that is only laid out in lines.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 
@@ -16,8 +15,8 @@ use super::sniff::BOM;
 const PROGRESS_BYTES: u64 = 1024 * 1024;
 
 /// Read every line; a bad one is refused by its number, and the others are read.
-pub(super) fn read(file: File, origin: &str, sink: &mut Sink<'_>) -> ControlFlow<()> {
-    let mut reader = BufReader::new(file);
+pub(super) fn read(text: impl Read, origin: &str, sink: &mut Sink<'_>) -> ControlFlow<()> {
+    let mut reader = BufReader::new(text);
     let (mut number, mut unreported) = (0_usize, 0_u64);
     loop {
         number += 1;
@@ -30,7 +29,8 @@ pub(super) fn read(file: File, origin: &str, sink: &mut Sink<'_>) -> ControlFlow
         one_line(line, place, number, sink)?;
         unreported += length;
         if unreported >= PROGRESS_BYTES {
-            sink.advanced(std::mem::take(&mut unreported))?;
+            unreported = 0;
+            sink.advanced()?;
         }
     }
 }

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 
 use super::error::ImportError;
 use super::facts::{Body, Facts, Finding};
+use super::meter::Counter;
 use super::{Event, Limits, Totals};
 
 pub(super) struct Sink<'v> {
@@ -13,7 +14,11 @@ pub(super) struct Sink<'v> {
     pub(super) totals: Totals,
     visit: &'v mut dyn FnMut(Event) -> ControlFlow<()>,
     bytes_total: u64,
-    /// Refusals in the current file.
+    /// Counts what is read from the file on disk that is at hand.
+    pub(super) read: Counter,
+    /// Bytes of the files on disk before it.
+    bytes_before: u64,
+    /// Refusals in the current item.
     refused_here: u64,
 }
 
@@ -23,7 +28,15 @@ impl<'v> Sink<'v> {
         bytes_total: u64,
         visit: &'v mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Self {
-        Self { limits, totals: Totals::default(), visit, bytes_total, refused_here: 0 }
+        Self {
+            limits,
+            totals: Totals::default(),
+            visit,
+            bytes_total,
+            read: Counter::default(),
+            bytes_before: 0,
+            refused_here: 0,
+        }
     }
 
     pub(super) fn found(&mut self, finding: Finding) -> ControlFlow<()> {
@@ -44,8 +57,8 @@ impl<'v> Sink<'v> {
         (self.visit)(Event::Refused { origin: origin.to_owned(), reason })
     }
 
-    /// A file ends: what was refused beyond the bound is told as a number.
-    pub(super) fn file_done(&mut self, origin: &str) -> ControlFlow<()> {
+    /// An item ends: what was refused beyond the bound is told as a number.
+    pub(super) fn item_done(&mut self, origin: &str) -> ControlFlow<()> {
         let count = std::mem::take(&mut self.refused_here).saturating_sub(self.limits.refusals_told_max);
         if count == 0 {
             return ControlFlow::Continue(());
@@ -53,14 +66,21 @@ impl<'v> Sink<'v> {
         (self.visit)(Event::Refused { origin: origin.to_owned(), reason: ImportError::AndMore { count } })
     }
 
-    /// `bytes` more have been read.
-    pub(super) fn advanced(&mut self, bytes: u64) -> ControlFlow<()> {
-        self.advanced_to(self.totals.bytes.saturating_add(bytes))
+    /// Tell how far the import is, in bytes of the disk: a reader calls this now and then, whatever it unpacks.
+    pub(super) fn advanced(&mut self) -> ControlFlow<()> {
+        self.advanced_to(self.bytes_before.saturating_add(self.read.get()))
     }
 
-    /// Everything before `bytes_done` has been read. A file that grew since it was listed does not pass the total.
-    pub(super) fn advanced_to(&mut self, bytes_done: u64) -> ControlFlow<()> {
-        let bytes_done = bytes_done.min(self.bytes_total);
+    /// Everything at a path of `bytes` bytes has been read.
+    pub(super) fn path_done(&mut self, origin: &str, bytes: u64) -> ControlFlow<()> {
+        self.bytes_before = self.bytes_before.saturating_add(bytes);
+        self.item_done(origin)?;
+        self.advanced_to(self.bytes_before)
+    }
+
+    /// A file that grew since it was listed, or is read twice, passes neither the total nor its end.
+    fn advanced_to(&mut self, bytes_done: u64) -> ControlFlow<()> {
+        let bytes_done = bytes_done.max(self.totals.bytes).min(self.bytes_total);
         self.totals.bytes = bytes_done;
         (self.visit)(Event::Progress { bytes_done, bytes_total: self.bytes_total })
     }

@@ -26,6 +26,10 @@ const SIGNATURES: &[(usize, &[u8], Looks)] = &[
     (0, b"%PDF-", looks("document/pdf", "application/pdf")),
     (0, b"\x89PNG\r\n\x1a\n", looks("document/png", "image/png")),
     (0, b"\xff\xd8\xff", looks("document/jpeg", "image/jpeg")),
+    (0, b"PK\x03\x04", looks("document/zip", "application/zip")),
+    (0, b"PK\x05\x06", looks("document/zip", "application/zip")),
+    (0, b"\x1f\x8b\x08", looks("document/gzip", "application/gzip")),
+    (257, b"ustar", looks("document/tar", "application/x-tar")),
     (128, b"DICM", looks("document/dicom", "application/dicom")),
 ];
 
