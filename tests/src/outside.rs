@@ -5,10 +5,10 @@ use crate::{binary, say};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// A folder or file of the shared data: `KARTE_SHARED_DATA`, else `../shared/data` beside the workspace. `None` is
+/// A folder or file of the shared data: `KARTE_DATA`, else `../shared/data` beside the workspace. `None` is
 /// a skip, and has been told.
 pub fn shared_data(inside: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("KARTE_SHARED_DATA")
+    let folder = std::env::var_os("KARTE_DATA")
         .map_or_else(|| binary::workspace().join("../shared/data"), PathBuf::from);
     let path = folder.join(inside);
     if path.exists() {
