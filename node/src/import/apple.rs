@@ -12,12 +12,14 @@ mod element;
 mod groups;
 mod metrics;
 mod observations;
+#[cfg(test)]
+mod tests;
 mod units;
 
 use std::io::BufRead;
 use std::ops::ControlFlow;
 
-use self::groups::{Groups, Taken};
+use self::groups::{Groups, Room, Taken};
 pub use self::observations::observations;
 use super::error::ImportError;
 use super::sink::Sink;
@@ -44,12 +46,16 @@ pub(super) fn claims(head: &[u8]) -> bool {
 
 /// Read a whole export. What stands before a fault of syntax is read; what is wrong with one element costs that one.
 pub(super) fn read(reader: impl BufRead, origin: &str, sink: &mut Sink<'_>) -> ControlFlow<()> {
+    read_within(Room::default(), reader, origin, sink)
+}
+
+fn read_within(room: Room, reader: impl BufRead, origin: &str, sink: &mut Sink<'_>) -> ControlFlow<()> {
     let mut children = match Children::open(reader, ROOT) {
         Ok(children) => children,
         Err(reason) => return sink.refused(origin, reason),
     };
     let locale = children.root.iter().find(|(name, _)| name == "locale").map(|(_, value)| value.clone());
-    let mut groups = Groups::new(origin, locale.as_deref());
+    let mut groups = Groups::new(origin, locale.as_deref(), room);
     let mut said = element::Said::default();
     for number in 1_u64.. {
         said.clear();

@@ -45,6 +45,8 @@ pub enum ImportError {
     EntryTooLarge { max: u64 },
     #[error("expected a whole archive, got: {got}; copy it again, or unpack it and import the folder")]
     ArchiveDamaged { got: String },
+    #[error("expected an archive with entries, got an empty one")]
+    ArchiveEmpty,
     #[error("expected an archive on disk, got one in an archive; unpack it")]
     ArchiveInArchive,
     #[error("expected at most {max} entries in an archive, got more; unpack it and import its folders")]

@@ -20,14 +20,22 @@ use crate::import::facts::{Body, Code, Effective, Facts, Finding, TITLE_BYTES_MA
 use crate::import::sink::Sink;
 use crate::import::{time, xml};
 
-/// Most bytes of days held. 32 MiB: some three weeks of a busy watch; all of it stays far below 200 MB.
-const HELD_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// How much is held of days under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// Most bytes of all days. 32 MiB: some three weeks of a busy watch; all of it stays far below 200 MB.
+    pub(super) held_bytes_max: usize,
+    /// Most days. 50,000: their names and facts then take about 20 MB.
+    pub(super) days_max: usize,
+    /// Largest day, in bytes; beyond it the day continues as another part. 8 MiB: eighty times a busy one.
+    pub(super) day_bytes_max: usize,
+}
 
-/// Most days held. 50,000: their names and facts then take about 20 MB.
-const OPEN_MAX: usize = 50_000;
-
-/// Largest day, in bytes; beyond it the day continues as another part. 8 MiB: eighty times a busy one.
-const DAY_BYTES_MAX: usize = 8 * 1024 * 1024;
+impl Default for Room {
+    fn default() -> Self {
+        Self { held_bytes_max: 32 * 1024 * 1024, days_max: 50_000, day_bytes_max: 8 * 1024 * 1024 }
+    }
+}
 
 /// Most days in one export. 1,000,000: twenty years of sixty types from two sources; knowing which are gone then
 /// takes 40 MB.
@@ -55,6 +63,7 @@ pub(super) enum Taken {
 
 pub(super) struct Groups {
     origin: String,
+    room: Room,
     opening: Vec<u8>,
     open: HashMap<String, Group>,
     held_bytes: usize,
@@ -78,7 +87,7 @@ struct Group {
 }
 
 impl Groups {
-    pub(super) fn new(origin: &str, locale: Option<&str>) -> Self {
+    pub(super) fn new(origin: &str, locale: Option<&str>, room: Room) -> Self {
         let attribute = locale.map(|locale| format!(" locale=\"{}\"", locale.replace('"', "&quot;")));
         let opening = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<HealthData{}>\n",
@@ -86,6 +95,7 @@ impl Groups {
         );
         Self {
             origin: origin.to_owned(),
+            room,
             opening: opening.into_bytes(),
             open: HashMap::new(),
             held_bytes: 0,
@@ -135,17 +145,18 @@ impl Groups {
 
     /// Hand on what there is no more room for; called after each element.
     pub(super) fn make_room(&mut self, sink: &mut Sink<'_>) -> ControlFlow<()> {
-        if self.open.get(&self.key).is_some_and(|group| group.payload.len() >= DAY_BYTES_MAX) {
+        if self.open.get(&self.key).is_some_and(|group| group.payload.len() >= self.room.day_bytes_max) {
             let key = self.key.clone();
             self.hand_on(&key, sink)?;
         }
-        if self.held_bytes <= HELD_BYTES_MAX && self.open.len() <= OPEN_MAX {
+        let Room { held_bytes_max, days_max, .. } = self.room;
+        if self.held_bytes <= held_bytes_max && self.open.len() <= days_max {
             return ControlFlow::Continue(());
         }
         let mut oldest: Vec<_> = self.open.iter().map(|(key, group)| (group.rank(), key.clone())).collect();
         oldest.sort_unstable();
         for (_, key) in oldest {
-            if self.held_bytes <= HELD_BYTES_MAX / 2 && self.open.len() <= OPEN_MAX / 2 {
+            if self.held_bytes <= held_bytes_max / 2 && self.open.len() <= days_max / 2 {
                 break;
             }
             self.hand_on(&key, sink)?;
