@@ -5,6 +5,7 @@
 
 #![allow(clippy::indexing_slicing, reason = "a harness: what is not as expected must fail the test")]
 
+pub mod apple_health;
 pub mod binary;
 pub mod bytes;
 pub mod chance;

@@ -3,22 +3,23 @@
 //! For: content decides; a name is asked only where the content allows two readings. Not for: reading. A new format
 //! is one variant of [`Chosen`] and one line in [`choose`].
 
-use std::io::Read;
-
 use serde::de::IgnoredAny;
 
+use super::apple;
 use super::error::ImportError;
 use super::facts::Body;
-use super::item::Item;
+use super::item::{Item, Reader};
 use super::sniff::{self, Looks};
-use super::{Format, Limits, Options};
+use super::{Format, Limits, Options, xml};
 
 /// Who reads an item, and what of it.
 pub(super) enum Chosen<'a> {
     /// FHIR JSON: the whole text, in memory.
     Fhir(String),
     /// FHIR NDJSON.
-    Lines(Box<dyn Read + 'a>),
+    Lines(Reader<'a>),
+    /// The XML of an Apple Health export.
+    Apple(Reader<'a>),
     /// What it looks like, its name, and what is sealed.
     Document(Looks, String, Body),
 }
@@ -30,9 +31,12 @@ pub(super) fn choose<'a>(mut item: Item<'a>, options: &Options) -> Result<Chosen
     if options.format != Format::Document {
         match claim(&mut item, &options.limits)? {
             Claim::Resource => return fhir_text(item, &options.limits).map(Chosen::Fhir),
-            Claim::Lines => return Ok(Chosen::Lines(Box::new(item.reader()))),
+            Claim::Lines => return Ok(Chosen::Lines(item.reader())),
             Claim::None => {}
         }
+    }
+    if options.format == Format::Auto && apple::claims(item.head()) {
+        return Ok(Chosen::Apple(item.reader()));
     }
     document(item, options)
 }
@@ -40,6 +44,9 @@ pub(super) fn choose<'a>(mut item: Item<'a>, options: &Options) -> Result<Chosen
 /// What no format claims: a document, or refused where FHIR was asked for.
 fn document<'a>(mut item: Item<'a>, options: &Options) -> Result<Chosen<'a>, ImportError> {
     let looks = sniff::sniff(item.head());
+    if options.format == Format::Auto && looks.media_type == "application/xml" {
+        xml::judge_document(&mut item)?;
+    }
     let looks = if looks == sniff::TEXT { json_or_text(&mut item, &options.limits)? } else { looks };
     if options.format == Format::Fhir {
         return Err(ImportError::NotFhir { got: looks.kind.to_owned() });

@@ -45,6 +45,8 @@ pub enum ImportError {
     EntryTooLarge { max: u64 },
     #[error("expected a whole archive, got: {got}; copy it again, or unpack it and import the folder")]
     ArchiveDamaged { got: String },
+    #[error("expected an archive with entries, got an empty one")]
+    ArchiveEmpty,
     #[error("expected an archive on disk, got one in an archive; unpack it")]
     ArchiveInArchive,
     #[error("expected at most {max} entries in an archive, got more; unpack it and import its folders")]
@@ -67,6 +69,38 @@ pub enum ImportError {
         "expected an archive that unpacks to at most {max} bytes, got more; unpack it and import its folders"
     )]
     UnpacksTooFar { max: u64 },
+    #[error("expected XML in UTF-8, got another encoding")]
+    XmlEncoding,
+    #[error("expected XML with the root <{expected}>, got something else")]
+    XmlRoot { expected: String },
+    #[error("expected XML, got a fault at byte {offset}: {fault}; what stood before it was read")]
+    Xml { offset: u64, fault: String },
+    #[error("expected elements at most {max} deep, got a deeper one")]
+    XmlTooDeep { max: usize },
+    #[error("expected at most {max} attributes in an element, got more")]
+    TooManyAttributes { max: usize },
+    #[error("expected attributes of the form name=\"value\", each once, got something else")]
+    AttributeMalformed,
+    #[error("expected an element of at most {max} bytes, got a larger one")]
+    ElementTooLarge { max: usize },
+    #[error("expected no entities beside the five of XML, got another one")]
+    EntityUnknown,
+    #[error(
+        "expected XML that declares no entities, got declarations; --format document keeps it unread if you trust it"
+    )]
+    EntityDeclared,
+    #[error(
+        "expected XML that stands for itself, got a reference to an outside DTD; --format document keeps it"
+    )]
+    ExternalId,
+    #[error("expected XML declarations of at most {max} bytes, got more; --format document keeps it unread")]
+    PrologTooLong { max: usize },
+    #[error("expected the name of a type or source of at most {max} bytes, got a longer one")]
+    NameTooLong { max: usize },
+    #[error("expected a startDate, dateComponents, dateIssued or receivedDate, got none that is a date")]
+    NoDate,
+    #[error("expected at most {max} days of values in one export, got more")]
+    TooManyDays { max: usize },
     #[error("expected a line of at most {max} bytes, got a longer one")]
     LineTooLong { max: u64 },
     #[error("expected objects and lists at most {max} deep, got {got}")]
@@ -83,12 +117,18 @@ pub enum ImportError {
     AndMore { count: u64 },
 }
 
-impl From<std::io::Error> for ImportError {
-    fn from(error: std::io::Error) -> Self {
-        // A reader of ours sends its own reason through readers that know only `io::Error`.
+impl ImportError {
+    /// Why a reader failed. A reader of ours sends its own reason through readers that know only `io::Error`.
+    pub(super) fn of(error: &std::io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
             Some(reason) => reason.clone(),
             None => Self::Unreadable { got: error.to_string() },
         }
+    }
+}
+
+impl From<std::io::Error> for ImportError {
+    fn from(error: std::io::Error) -> Self {
+        Self::of(&error)
     }
 }

@@ -20,6 +20,9 @@ const ORIGIN_BYTES_MAX: usize = 4096;
 /// Buffer of a reader, in bytes. 64 KiB: fewer calls than 8 KiB, and still nothing beside one resource.
 const BUFFER_BYTES: usize = 64 * 1024;
 
+/// An item as a stream.
+pub(super) type Reader<'a> = BufReader<Box<dyn Read + 'a>>;
+
 pub(super) struct Item<'a> {
     /// Path, and the entry's name behind it: for messages only.
     pub(super) origin: String,
@@ -81,7 +84,7 @@ impl<'a> Item<'a> {
     }
 
     /// Everything, as a stream from the start.
-    pub(super) fn reader(self) -> BufReader<Box<dyn Read + 'a>> {
+    pub(super) fn reader(self) -> Reader<'a> {
         let rest: Box<dyn Read + 'a> = match self.source {
             Source::File(_, file) => Box::new(file),
             Source::Entry(reader) => reader,

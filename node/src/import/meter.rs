@@ -3,7 +3,7 @@
 //! For: progress in bytes of the disk, whatever is read, and the bounds that make an archive harmless. Not for:
 //! trusting what an archive says of itself; only bytes that really came out count.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::rc::Rc;
 
@@ -70,21 +70,21 @@ impl<R: Seek> Seek for Counting<R> {
 pub(super) struct Meter {
     packed: Counter,
     unpacked: Cell<u64>,
-    exceeded: Cell<bool>,
+    fault: RefCell<Option<ImportError>>,
 }
 
 impl Meter {
     pub(super) fn new(packed: &Counter) -> Self {
-        Self { packed: packed.clone(), unpacked: Cell::new(0), exceeded: Cell::new(false) }
+        Self { packed: packed.clone(), unpacked: Cell::new(0), fault: RefCell::new(None) }
     }
 
     pub(super) fn packed(&self) -> &Counter {
         &self.packed
     }
 
-    /// Whether a bound was passed: nothing more of this archive may be unpacked.
-    pub(super) fn exceeded(&self) -> bool {
-        self.exceeded.get()
+    /// The bound that was passed, if one was: nothing more of this archive may be unpacked.
+    pub(super) fn fault(&self) -> Option<ImportError> {
+        self.fault.borrow().clone()
     }
 
     fn count(&self, bytes: usize) -> Result<(), ImportError> {
@@ -97,7 +97,7 @@ impl Meter {
         } else {
             return Ok(());
         };
-        self.exceeded.set(true);
+        *self.fault.borrow_mut() = Some(fault.clone());
         Err(fault)
     }
 }

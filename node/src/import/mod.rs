@@ -7,6 +7,7 @@
 //! The unit of reading is an item: a file, or an entry of an archive. A new format is one file here, one line in
 //! [`choose`], and one in [`one_item`].
 
+mod apple;
 mod archive;
 mod bundle;
 mod choose;
@@ -28,11 +29,13 @@ mod sniff;
 mod tests;
 mod time;
 mod walk;
+mod xml;
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+pub use self::apple::observations as apple_health_observations;
 use self::choose::{Chosen, choose};
 pub use self::error::ImportError;
 pub use self::facts::{Body, Code, Effective, Facts, Finding, Group, Proof, TITLE_BYTES_MAX};
@@ -121,6 +124,8 @@ pub struct Totals {
     pub links_skipped: u64,
     /// What desktops leave beside people's files (`__MACOSX/`, `.DS_Store`).
     pub junk_skipped: u64,
+    /// Elements of a phone's export that are no record: when it was made, and what its owner said of themself.
+    pub elements_skipped: u64,
     pub bytes: u64,
     /// The visitor ended the import.
     pub stopped: bool,
@@ -169,6 +174,7 @@ fn one_item(item: Item<'_>, options: &Options, sink: &mut Sink<'_>) -> ControlFl
     match choose(item, options) {
         Ok(Chosen::Fhir(text)) => fhir::read(Cow::Owned(text), Place::file(&origin), sink)?,
         Ok(Chosen::Lines(reader)) => ndjson::read(reader, &origin, sink)?,
+        Ok(Chosen::Apple(reader)) => apple::read(reader, &origin, sink)?,
         Ok(Chosen::Document(looks, name, body)) => {
             sink.found(document::finding(&name, body, looks, &origin))?
         }

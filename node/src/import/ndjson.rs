@@ -3,7 +3,7 @@
 //! For: bulk exports of any size. Not for: JSON that is only laid out in lines.
 
 use std::borrow::Cow;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::ops::ControlFlow;
 
 use super::error::ImportError;
@@ -15,8 +15,7 @@ use super::sniff::BOM;
 const PROGRESS_BYTES: u64 = 1024 * 1024;
 
 /// Read every line; a bad one is refused by its number, and the others are read.
-pub(super) fn read(text: impl Read, origin: &str, sink: &mut Sink<'_>) -> ControlFlow<()> {
-    let mut reader = BufReader::new(text);
+pub(super) fn read(mut reader: impl BufRead, origin: &str, sink: &mut Sink<'_>) -> ControlFlow<()> {
     let (mut number, mut unreported) = (0_usize, 0_u64);
     loop {
         number += 1;

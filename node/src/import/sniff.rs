@@ -19,6 +19,7 @@ pub(super) struct Looks {
 pub(super) const JSON: Looks = looks("document/json", "application/json");
 pub(super) const TEXT: Looks = looks("document/text", "text/plain");
 const XML: Looks = looks("document/xml", "application/xml");
+const GPX: Looks = looks("document/gpx", "application/gpx+xml");
 const OTHER: Looks = looks("document/other", "application/octet-stream");
 
 /// Signatures: where, what, and what that means.
@@ -45,7 +46,7 @@ pub(super) fn sniff(head: &[u8]) -> Looks {
         return *looks;
     }
     match text(head) {
-        Some(text) if starts_markup(text) => XML,
+        Some(text) if starts_markup(text) => markup(text),
         Some(_) => TEXT,
         None => OTHER,
     }
@@ -78,6 +79,16 @@ fn text(head: &[u8]) -> Option<&str> {
     (!text.contains('\0')).then_some(text.strip_prefix(BOM).unwrap_or(text))
 }
 
+/// GPX is the one XML with a name of its own here: a phone's export holds a file of it for each workout outside.
+fn markup(text: &str) -> Looks {
+    let root = text.split('<').map(str::trim).find(|part| part.starts_with(|c: char| c.is_alphabetic()));
+    if root.is_some_and(|root| root.split(|c: char| c.is_whitespace() || c == '>').next() == Some("gpx")) {
+        GPX
+    } else {
+        XML
+    }
+}
+
 /// XML, but not HTML: a page from elsewhere is shown as plain text or not at all.
 fn starts_markup(text: &str) -> bool {
     let Some(rest) = text.trim_start().strip_prefix('<') else {
@@ -100,6 +111,8 @@ mod tests {
         assert_eq!(kind(b"\xff\xd8\xff\xe0"), "document/jpeg");
         assert_eq!(kind(&[vec![0; 128], b"DICM".to_vec()].concat()), "document/dicom");
         assert_eq!(kind("\u{feff} <?xml version='1.0'?>".as_bytes()), "document/xml");
+        assert_eq!(kind(b"<?xml version='1.0'?>\n<!-- a --><gpx version=\"1.1\">"), "document/gpx");
+        assert_eq!(kind(b"<gpxes/>"), "document/xml");
         assert_eq!(kind(b"<!DOCTYPE HTML><p>"), "document/text");
         assert_eq!(kind("体重 62 kg".as_bytes()), "document/text");
         assert_eq!(kind(b"a\0b"), "document/other");

@@ -21,6 +21,26 @@ pub(super) fn point(text: &str) -> Option<Effective> {
     }
 }
 
+/// A time as Apple Health writes it (`2024-06-10 08:00:00 +0900`), or a point of the grammar above.
+pub(super) fn apple(text: &str) -> Option<Effective> {
+    let Some((day, rest)) = text.split_once(' ') else {
+        return point(text);
+    };
+    let (clock, offset) = rest.split_once(' ')?;
+    let (sign, offset) = (offset.get(..1)?, offset.get(1..)?);
+    let (hours, minutes) = (digits(offset.get(..2)?, 2)?, digits(offset.get(2..)?, 2)?);
+    let offset_min = hours * 60 + minutes;
+    let sign = match sign {
+        "+" => 1,
+        "-" => -1,
+        _ => return None,
+    };
+    if minutes > 59 || offset_min > OFFSET_MIN_MAX {
+        return None;
+    }
+    moment(exact_day(day)?, clock, sign * offset_min)
+}
+
 /// A Period of two points, either of which may be missing; one that ends before it starts states nothing.
 pub(super) fn period(start: Option<&str>, end: Option<&str>) -> Option<Effective> {
     let (start, end) = (start.map(point), end.map(point));
@@ -68,6 +88,10 @@ fn midnight_ms(day: Date) -> i64 {
 
 fn instant(day: Date, text: &str) -> Option<Effective> {
     let (clock, offset_min) = split_offset(text)?;
+    moment(day, clock, offset_min)
+}
+
+fn moment(day: Date, clock: &str, offset_min: i64) -> Option<Effective> {
     let start_ms = midnight_ms(day) + clock_ms(clock)? - offset_min * MINUTE_MS;
     Some(Effective { start_ms, end_ms: start_ms, offset_min: i16::try_from(offset_min).ok()? })
 }
@@ -136,6 +160,22 @@ mod tests {
         assert_eq!(window("1969-12-31T20:30:00.1239-03:30"), Some((123, 123, -210)));
         assert_eq!(window("1970-01-01T00:00:01"), Some((1_000, 1_000, 0)), "no offset is read as UTC");
         assert_eq!(window("1970-01-01T00:00:60Z"), Some((59_999, 59_999, 0)), "a leap second stays in order");
+    }
+
+    #[test]
+    fn a_time_of_apple_health_keeps_its_offset() {
+        let window = |text: &str| apple(text).map(|e| (e.start_ms, e.end_ms, e.offset_min));
+        assert_eq!(window("1970-01-01 09:00:01 +0900"), Some((1_000, 1_000, 540)));
+        assert_eq!(window("1969-12-31 20:30:00 -0330"), Some((0, 0, -210)));
+        assert_eq!(window("1970-01-02"), Some((DAY_MS, 2 * DAY_MS, 0)), "a day's summary");
+        for wrong in [
+            "1970-01-01 09:00:01",
+            "1970-01-01 09:00:01 0900",
+            "1970-01-01 09:00:01 +0960",
+            "1970-01-01  +0900",
+        ] {
+            assert_eq!(window(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -48,8 +48,8 @@ pub(super) fn walk(
             // Without a header nothing says where the next one is.
             Err(error) => return visit(Step::Refused(archive.to_owned(), fault(error))),
         }
-        if meter.exceeded() {
-            break;
+        if let Some(fault) = meter.fault() {
+            return visit(Step::Refused(archive.to_owned(), fault));
         }
     }
     ControlFlow::Continue(())

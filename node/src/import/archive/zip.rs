@@ -51,6 +51,9 @@ enum Holds {
 /// Looks at every entry of the directory before the first is unpacked. No byte of the archive may belong to two
 /// entries: that is how a small file becomes a large one without a high ratio (D. Fifield, "A better zip bomb").
 fn survey(zip: &mut ZipIterable<Source>, entries_max: usize) -> Result<Holds, ImportError> {
+    if zip.is_empty() {
+        return Err(ImportError::ArchiveEmpty);
+    }
     if zip.len() > entries_max {
         return Err(ImportError::TooManyEntries { max: entries_max });
     }
@@ -92,8 +95,8 @@ fn entries(
             Ok(entry) => one(entry, archive, files.reader_mut(), meter, visit)?,
             Err(error) => visit(Step::Refused(archive.to_owned(), damaged(error)))?,
         }
-        if meter.exceeded() {
-            return ControlFlow::Continue(());
+        if let Some(fault) = meter.fault() {
+            return visit(Step::Refused(archive.to_owned(), fault));
         }
     }
     ControlFlow::Continue(())
