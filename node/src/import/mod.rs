@@ -20,7 +20,7 @@ mod sink;
 mod sniff;
 #[cfg(test)]
 mod tests;
-mod time;
+pub(crate) mod time;
 
 use std::borrow::Cow;
 use std::fs::File;
