@@ -186,9 +186,14 @@ pub fn both_units(observation: &Observation) -> Option<(Decimal, String)> {
     let to = if unit == one { other } else { one };
     let measured = Measured { code: &observation.code, value: *value, unit };
     let converted = convert(measured, to, None).ok()?;
-    let digits = significant_digits(*value).max(DIGITS_SHOWN_MIN);
-    let rounded = converted.round_sf_with_strategy(digits, RoundingStrategy::MidpointAwayFromZero)?;
-    Some((rounded.normalize(), to.to_owned()))
+    Some((to_shown_digits(converted, *value), to.to_owned()))
+}
+
+/// `converted` at the digits `original` stated, at least three: what a person is shown.
+pub fn to_shown_digits(converted: Decimal, original: Decimal) -> Decimal {
+    let digits = significant_digits(original).max(DIGITS_SHOWN_MIN);
+    let rounded = converted.round_sf_with_strategy(digits, RoundingStrategy::MidpointAwayFromZero);
+    rounded.unwrap_or(converted).normalize()
 }
 
 /// The two units in use for what `code` measures: of mass, then of amount.

@@ -4,10 +4,13 @@
 //! the original bytes, and whatever is not understood for certain is left out rather than guessed.
 
 pub mod analytes;
+pub mod daily;
 mod fhir;
 mod observation;
+pub mod plot;
 #[cfg(test)]
 mod tests;
+pub mod trend;
 pub mod units;
 
 pub use observation::{LOINC, Observation, Source, Value};

@@ -195,3 +195,21 @@ fn decimal(number: Number, digits: u32) -> Option<Decimal> {
     let enough = mantissa == 0 || kept.unsigned_abs().checked_ilog10().is_some_and(|log| log > digits);
     enough.then(|| Decimal::try_from_i128_with_scale(kept, PLACES_MAX.unsigned_abs()).ok())?
 }
+
+/// `unit` as people write it: mmHg, °C, µmol/L. For eyes only, no unit to compute with.
+pub fn printed(unit: &str) -> String {
+    const WRITTEN: &[(&str, &str)] = &[
+        ("mm[Hg]", "mmHg"),
+        ("[lb_av]", "lb"),
+        ("Cel", "°C"),
+        ("[degF]", "°F"),
+        ("umol", "µmol"),
+        ("[iU]", "IU"),
+        ("10*", "10^"),
+    ];
+    if unit == "1" {
+        return "count".to_owned();
+    }
+    let named = WRITTEN.iter().fold(unit.to_owned(), |text, (ucum, written)| text.replace(ucum, written));
+    named.replace(['{', '}'], "")
+}

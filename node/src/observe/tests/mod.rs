@@ -1,7 +1,10 @@
 //! Laws and stories of what is observed.
 
 mod analytes;
+mod daily;
 mod fhir;
+mod plot;
+mod trend;
 mod units;
 
 use std::path::PathBuf;
