@@ -6,6 +6,7 @@
 pub mod access;
 pub mod clock;
 pub mod command;
+pub mod compose;
 pub mod control;
 pub mod engine;
 pub mod failure;

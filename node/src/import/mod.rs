@@ -27,7 +27,7 @@ mod sink;
 mod sniff;
 #[cfg(test)]
 mod tests;
-mod time;
+pub(crate) mod time;
 mod walk;
 mod xml;
 

@@ -14,7 +14,7 @@ const DAY_MS: i64 = 86_400_000;
 const OFFSET_MIN_MAX: i64 = 14 * 60;
 
 /// A dateTime, date or instant; `None` where it is not one.
-pub(super) fn point(text: &str) -> Option<Effective> {
+pub(crate) fn point(text: &str) -> Option<Effective> {
     match text.split_once('T') {
         None => day_or_longer(text),
         Some((day, clock)) => instant(exact_day(day)?, clock),
@@ -42,7 +42,7 @@ pub(super) fn apple(text: &str) -> Option<Effective> {
 }
 
 /// A Period of two points, either of which may be missing; one that ends before it starts states nothing.
-pub(super) fn period(start: Option<&str>, end: Option<&str>) -> Option<Effective> {
+pub(crate) fn period(start: Option<&str>, end: Option<&str>) -> Option<Effective> {
     let (start, end) = (start.map(point), end.map(point));
     let (start, end) = match (start, end) {
         (Some(start), Some(end)) => (start?, end?),

@@ -3,6 +3,42 @@
 //! For: values with code, unit, time and source, to be listed, compared and drawn. Not for: truth; that stays in
 //! the original bytes, and whatever is not understood for certain is left out rather than guessed.
 
+pub mod analytes;
+pub mod daily;
+mod fhir;
 mod observation;
+pub mod plot;
+#[cfg(test)]
+mod tests;
+pub mod trend;
+pub mod units;
 
 pub use observation::{LOINC, Observation, Source, Value};
+
+/// Why a record's observations cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error("expected a record in a format that holds observations, got {got}")]
+    MediaType { got: String },
+    #[error("expected FHIR R4 JSON, got a fault at line {line} column {column}")]
+    Json { line: usize, column: usize },
+}
+
+/// What the bytes of a record say, told by its label's kind, media type and profiles. A record of a readable format
+/// that holds no observation gives none.
+pub fn observations(
+    _kind: &str,
+    media_type: &str,
+    _profiles: &[String],
+    bytes: &[u8],
+) -> Result<Vec<Observation>, ReadError> {
+    let mut parts = media_type.split(';').map(str::trim);
+    let (essence, format) = (parts.next().unwrap_or_default(), parts.find_map(|p| p.strip_prefix("format=")));
+    match (essence, format) {
+        ("application/fhir+json", _) => fhir::read(bytes),
+        // One line for each further format.
+        _ => Err(ReadError::MediaType {
+            got: media_type.chars().filter(|c| !c.is_control()).take(80).collect(),
+        }),
+    }
+}
