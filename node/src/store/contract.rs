@@ -2,7 +2,7 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "small numbers made here")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 
@@ -234,6 +234,7 @@ pub(super) fn blobs_contract(blobs: &dyn Blobs) {
     payloads_are_named_by_their_hash(blobs);
     a_partial_is_resumed(blobs);
     wrong_partials_are_refused_by_name(blobs);
+    sizes_and_checks_follow_what_is_there(blobs);
     threads_share_a_sync(blobs);
 }
 
@@ -305,6 +306,54 @@ fn wrong_partials_are_refused_by_name(blobs: &dyn Blobs) {
     partial.write_at(0, b"r").unwrap();
     partial.discard().unwrap();
     assert_eq!(blobs.partial(&id).unwrap().len_bytes(), 0);
+}
+
+/// The ids a check names, and what it came to.
+pub(super) fn checked(blobs: &dyn Blobs) -> (BTreeSet<BlobId>, Checked) {
+    let mut named = BTreeSet::new();
+    let mut visit = |check| {
+        if let Check::Damaged(id) = check {
+            assert!(named.insert(id), "an id is named once");
+        }
+        ControlFlow::Continue(())
+    };
+    let checked = blobs.check(&mut visit).unwrap();
+    (named, checked)
+}
+
+fn sizes_and_checks_follow_what_is_there(blobs: &dyn Blobs) {
+    blobs.gc().unwrap();
+    assert_eq!((blobs.stats().unwrap().payloads, blobs.stats().unwrap().live_bytes), (0, 0));
+    let (small, large) = (finished(blobs, b"small"), finished(blobs, &vec![3; 200_000]));
+    for _ in ["staged", "synced"] {
+        let stats = blobs.stats().unwrap();
+        assert_eq!((stats.payloads, stats.live_bytes, stats.damaged), (2, 200_005, 0));
+        blobs.sync().unwrap();
+    }
+    let (named, sums) = checked(blobs);
+    assert!(named.is_empty() && sums.is_complete);
+    assert_eq!((sums.payloads, sums.bytes, sums.damaged, sums.unnamed_bytes), (2, 200_005, 0, 0));
+    assert!(!blobs.check(&mut |_| ControlFlow::Break(())).unwrap().is_complete);
+    for _ in ["deleted", "deleted again"] {
+        let mut reader = blobs.open(&small).unwrap().unwrap();
+        [small, large].iter().for_each(|id| blobs.delete(id).unwrap());
+        blobs.gc().unwrap();
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"small", "who has it open reads on");
+        assert_eq!(content(blobs, &small), None);
+        assert_eq!(blobs.stats().unwrap().reclaimable_bytes, 0);
+        finished(blobs, b"small");
+        assert_eq!(
+            content(blobs, &small).as_deref(),
+            Some(b"small".as_slice()),
+            "what was deleted may come again"
+        );
+        blobs.sync().unwrap();
+        assert!(listed(blobs).contains_key(&small));
+    }
+    blobs.delete(&small).unwrap();
+    blobs.sync().unwrap();
 }
 
 fn threads_share_a_sync(blobs: &dyn Blobs) {

@@ -24,7 +24,9 @@ mod witness;
 use std::io;
 use std::ops::ControlFlow;
 
-pub use blobs::{BlobId, BlobWriter, Blobs, DiskBlobs, MemoryBlobs, Partial, ReadSeek};
+pub use blobs::{
+    BlobId, BlobStats, BlobWriter, Blobs, Check, Checked, DiskBlobs, MemoryBlobs, Partial, ReadSeek, Reclaimed,
+};
 pub use delta::Batch;
 pub use disk::{Disk, Opened};
 pub use memory::Memory;
