@@ -1,4 +1,5 @@
-//! Worlds of nodes without sockets, disks or clocks: the same engine as the product, driven step by step.
+//! What stands on top of the product to try it: worlds of engines without sockets, disks or clocks ([`world`]); the
+//! store under faults ([`faults`]), over a million updates ([`growth`]) and under load ([`bench`]).
 //!
 //! Not for: the product. Nothing that users get depends on this crate (`tests/layers` checks it).
 
@@ -8,4 +9,7 @@
     reason = "a world that is used wrongly should stop the test that does so"
 )]
 
+pub mod bench;
+pub mod faults;
+pub mod growth;
 pub mod world;

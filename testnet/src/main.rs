@@ -1,0 +1,106 @@
+//! `testnet`: tries the product. A subcommand is a function of the library; this file only reads arguments.
+
+use clap::{Parser, Subcommand};
+use karte_testnet::faults::{self, Kind, judge, worker};
+use karte_testnet::{bench, growth};
+use std::process::ExitCode;
+
+/// Try the store under faults, growth and load
+#[derive(Parser)]
+#[command(name = "testnet", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Break the store in every way a disk and a process can break, and count what is lost
+    Faults(Faults),
+    /// Update a bounded set of rows and payloads, and compare the folder with a fresh one
+    Growth(growth::Growth),
+    /// Measure durable writes against sled alone, and how long the store takes to start
+    StoreBench(bench::StoreBench),
+    /// Carry out a plan; started by `faults`
+    #[command(hide = true)]
+    FaultsWorker(worker::Work),
+    /// Tell what is in folders; started by `faults`
+    #[command(hide = true)]
+    FaultsJudge,
+}
+
+/// The faults command.
+#[derive(clap::Args)]
+struct Faults {
+    /// What happens: one kind, or all
+    #[arg(long, default_value = "all", value_parser = kinds)]
+    kind: Kinds,
+    /// Trials of each kind
+    #[arg(long, default_value_t = 100)]
+    trials: u64,
+    /// All choices follow from it
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Run only this trial, with those it builds on. `--trials` must be as it was.
+    #[arg(long)]
+    trial: Option<u64>,
+    /// Where folders are made. Default: /dev/shm, else the temporary folder
+    #[arg(long)]
+    dir: Option<std::path::PathBuf>,
+    /// Do something wrong on purpose, to see that it is seen
+    #[arg(long)]
+    sabotage: Option<Sabotage>,
+    /// Tell every loss, and numbers of each kind of file
+    #[arg(long, short)]
+    verbose: bool,
+    /// Only the numbers, as one JSON object in the last line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Sabotage {
+    /// The journal is never synced
+    NoFsync,
+}
+
+#[derive(Clone)]
+struct Kinds(Vec<Kind>);
+
+fn kinds(text: &str) -> Result<Kinds, String> {
+    if text == "all" {
+        return Ok(Kinds(Kind::ALL.to_vec()));
+    }
+    let found = Kind::ALL.into_iter().find(|kind| kind.name() == text);
+    let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+    found.map(|kind| Kinds(vec![kind])).ok_or(format!("expected all or one of {}", names.join(", ")))
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Faults(args) => run_faults(&args),
+        Command::Growth(args) => growth::run(&args),
+        Command::StoreBench(args) => bench::run(&args),
+        Command::FaultsWorker(work) => return worker::work(&work),
+        Command::FaultsJudge => return judge::serve(),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("testnet: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// True when all bars hold.
+fn run_faults(args: &Faults) -> std::io::Result<bool> {
+    let mut options = faults::Options::new(&std::env::current_exe()?, args.seed, args.trials);
+    options.only = args.trial;
+    options.verbose = args.verbose;
+    options.without_sync = args.sabotage.is_some();
+    options.dir = args.dir.clone().unwrap_or(options.dir);
+    options.progress = |kind, trials, tally| eprintln!("{}: {} of {trials}", kind.name(), tally.trials);
+    faults::report(&args.kind.0, &options, args.json)
+}
