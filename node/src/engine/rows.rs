@@ -50,6 +50,11 @@ pub(super) const HEARD: Table = Table(18);
 /// record → grant → "". Under which ended grant a record was readable, to say so; ids only.
 pub(super) const GONE: Table = Table(17);
 
+/// "" → record → "". Records whose payload or label was found lost, until they are back.
+pub(super) const LOST: Table = Table(19);
+/// The highest table.
+pub(super) const TABLE_MAX: u8 = 19;
+
 /// The parent of rows that have none.
 pub(super) const TOP: &[u8] = b"";
 /// The parent of the own shelf's segments.

@@ -158,6 +158,8 @@ impl Bringing<'_> {
     }
 
     fn seal_group(&mut self, group: Vec<Finding>) -> Result<(), Failure> {
+        let node = self.node.clone();
+        let _not_swept = node.shared.importing.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut hashed = Vec::new();
         for finding in group {
             match hash_of(&finding.bytes) {
