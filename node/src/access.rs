@@ -12,7 +12,7 @@ use crate::keystore::{self, Keys, Keystore, KeystoreError, Lock};
 use crate::network::{self, Limits, NetConfig};
 use crate::runtime::{Parts, Running};
 use crate::settings::{Accept, Settings};
-use crate::store::{Blobs, Disk, DiskBlobs, Opened, StoreError};
+use crate::store::{Blobs, Disk, DiskBlobs, Opened, Store, StoreError, StoreKey};
 use karte_protocol::chance::OsChance;
 use karte_protocol::id::RecordId;
 use secrecy::SecretString;
@@ -65,6 +65,8 @@ pub struct Config {
     pub network: bool,
     /// Whether it keeps sessions and connections by itself.
     pub live: bool,
+    /// Whether a damaged store is salvaged: what cannot be saved is then asked for like anything else that is lost.
+    pub repair: bool,
 }
 
 /// Makes a node.
@@ -95,7 +97,7 @@ pub fn init(home: &Path, init: Init) -> Result<Value, Failure> {
     let keystore = Keystore::create(home, &keys, &birth.genesis, &lock, &mut OsChance)
         .map_err(|error| no_home(error, home))?;
     // Once around: what cannot be opened should say so now.
-    let (engine, _) = open_engine(home, keystore, keys, &settings, &SystemClock, false)?;
+    let (engine, _) = open_home(home, keystore, keys, &settings, &SystemClock)?;
     let party = engine.me().party;
     engine.close()?;
     Ok(json!({
@@ -128,20 +130,27 @@ pub fn serve(home: &Path, serve: Serve, unlock: Unlock, ready: &mut dyn FnMut(Va
         listen if listen.is_empty() => Settings::load(home)?.network.listen,
         listen => listen,
     };
-    let config = Config { home: home.to_owned(), listen, network: true, live: true };
+    let config = Config { home: home.to_owned(), listen, network: true, live: true, repair: false };
     tokio_runtime()?.block_on(crate::run(config, SystemClock, unlock, ready))
 }
 
-/// Opens the store for one command.
+/// Opens the store for one command; a daemon that starts meanwhile does it instead.
 async fn run_alone(
     home: &Path,
     command: Command,
     unlock: Unlock,
     sink: &mut dyn Sink,
 ) -> Result<(), Failure> {
-    let is_sync = matches!(command, Command::Sync { .. });
-    let config = Config { home: home.to_owned(), listen: vec![], network: is_sync, live: false };
-    let running = start(&config, Arc::new(SystemClock), unlock).await?;
+    if command == Command::StoreRebuild {
+        return rebuild(home, unlock, sink);
+    }
+    let calls = matches!(command, Command::Sync { .. } | Command::StoreRepair { .. });
+    let repair = matches!(command, Command::StoreRepair { .. });
+    let config = Config { home: home.to_owned(), listen: vec![], network: calls, live: false, repair };
+    let running = match start_or_find(&config, Arc::new(SystemClock), unlock).await? {
+        Started::Daemon(stream) => return control::ask(stream, &command, sink).await,
+        Started::Alone(running) => *running,
+    };
     let (out, mut outs) = tokio::sync::mpsc::channel(64);
     let node = running.node.clone();
     let work = tokio::spawn(async move { node.execute(command, out).await });
@@ -158,10 +167,35 @@ async fn run_alone(
     drop(outs);
     // An import that was interrupted finishes its group, so that what it did is acknowledged or absent.
     let _ = work.await;
-    if is_sync && end.is_ok() {
+    if calls && end.is_ok() {
         tokio::time::sleep(LINGER).await;
     }
     end.and(running.stop().await)
+}
+
+/// Remakes the view from the journal, with the store for ourselves.
+fn rebuild(home: &Path, unlock: Unlock, sink: &mut dyn Sink) -> Result<(), Failure> {
+    let (_, keys) = open_keystore(home, unlock)?;
+    let mut disk = Disk::open(&home.join("store"), keys.store_key())?.0;
+    let frames = disk.rebuild()?;
+    Box::new(disk).close()?;
+    sink.event(crate::command::Event::Item(json!({ "rebuilt": true, "commits": frames })));
+    Ok(())
+}
+
+/// Saves what can be saved of a store that does not open, so that it opens after this.
+///
+/// The one place where the store's own salvage is called; as long as it has none, the damage is all there is to tell.
+fn salvage(_store: &Path, _key: StoreKey, damage: StoreError) -> Result<(), Failure> {
+    Err(refused(damage))
+}
+
+/// What came of starting.
+enum Started {
+    /// Nobody else has the store: it is open here.
+    Alone(Box<Running>),
+    /// A daemon was faster and takes commands.
+    Daemon(tokio::net::UnixStream),
 }
 
 /// Opens everything under `home`.
@@ -170,22 +204,65 @@ pub(crate) async fn start(
     clock: Arc<dyn Clock>,
     unlock: Unlock,
 ) -> Result<Running, Failure> {
+    match start_or_find(config, clock, unlock).await? {
+        Started::Alone(running) => Ok(*running),
+        Started::Daemon(_) => Err(Failure::failed("a daemon runs in this home already")
+            .next("Commands work through it; `karte stop` ends it.")),
+    }
+}
+
+async fn start_or_find(config: &Config, clock: Arc<dyn Clock>, unlock: Unlock) -> Result<Started, Failure> {
     let settings = Settings::load(&config.home)?;
+    let (keystore, keys) = open_keystore(&config.home, unlock)?;
+    let device = keys.device.expose_seed();
+    let begun = Instant::now();
+    let store = config.home.join("store");
+    let mut outcome = None;
+    let (disk, opened) = loop {
+        match Disk::open(&store, keys.store_key()) {
+            Err(StoreError::Locked { .. }) if begun.elapsed() < WAIT_FOR_STORE => {
+                // Another command for a moment, or a daemon that is starting: then it answers soon.
+                if let Some(stream) = control::connect(&config.home).await {
+                    return Ok(Started::Daemon(stream));
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(damage @ StoreError::Damaged { .. }) if config.repair && outcome.is_none() => {
+                salvage(&store, keys.store_key(), damage)?;
+                outcome = Some("repaired");
+            }
+            opened => break opened.map_err(refused)?,
+        }
+    };
+    let parts =
+        Opening { home: &config.home, keystore, keys, settings: &settings, live: config.live, outcome };
+    let (engine, blobs) = open_engine(parts, (disk, opened), clock.as_ref())?;
+    let network = match config.network {
+        true => Some(start_network(device, &config.listen)?),
+        false => None,
+    };
+    let accept = [settings.accept.contacts, settings.accept.grants, settings.accept.adopt];
+    let home = config.home.clone();
+    Ok(Started::Alone(Box::new(Running::start(Parts { engine, blobs, clock, network, home, accept })?)))
+}
+
+/// A store that refuses to open, and says why.
+fn refused(error: StoreError) -> Failure {
+    if matches!(error, StoreError::Damaged { .. }) {
+        tracing::error!(%error, outcome = "refused", "the store does not open");
+    }
+    error.into()
+}
+
+fn open_keystore(home: &Path, unlock: Unlock) -> Result<(Keystore, Keys), Failure> {
     let mut refused = None;
-    let opened = Keystore::open(&config.home, || {
+    let opened = Keystore::open(home, || {
         unlock().map_err(|failure| {
             refused = Some(failure);
             KeystoreError::Locked
         })
     });
-    let (keystore, keys) = opened.map_err(|error| refused.unwrap_or_else(|| no_home(error, &config.home)))?;
-    let device = keys.device.expose_seed();
-    let (engine, blobs) = open_engine(&config.home, keystore, keys, &settings, clock.as_ref(), config.live)?;
-    let network = match config.network {
-        true => Some(start_network(device, &config.listen)?),
-        false => None,
-    };
-    Running::start(Parts { engine, blobs, clock, network })
+    opened.map_err(|error| refused.unwrap_or_else(|| no_home(error, home)))
 }
 
 fn start_network(
@@ -212,19 +289,38 @@ fn start_network(
     })
 }
 
-fn open_engine(
+/// A home that is being opened.
+struct Opening<'a> {
+    home: &'a Path,
+    keystore: Keystore,
+    keys: Keys,
+    settings: &'a Settings,
+    live: bool,
+    /// What was done before it opened, if it did not at once.
+    outcome: Option<&'static str>,
+}
+
+/// Opens a home for one command, without a network.
+pub(crate) fn open_home(
     home: &Path,
     keystore: Keystore,
     keys: Keys,
     settings: &Settings,
     clock: &dyn Clock,
-    live: bool,
 ) -> Result<(Engine, Arc<dyn Blobs>), Failure> {
-    let (disk, opened) = open_disk(home, &keys)?;
+    let disk = Disk::open(&home.join("store"), keys.store_key())?;
+    open_engine(Opening { home, keystore, keys, settings, live: false, outcome: None }, disk, clock)
+}
+
+fn open_engine(
+    opening: Opening<'_>,
+    (disk, opened): (Disk, Opened),
+    clock: &dyn Clock,
+) -> Result<(Engine, Arc<dyn Blobs>), Failure> {
+    let Opening { home, keystore, keys, settings, live, outcome } = opening;
     let blobs = Arc::new(DiskBlobs::open(&home.join("store"))?);
-    if let Opened::Rebuilt { frames } = opened {
-        tracing::info!(frames, "the last stop was not clean: the view was rebuilt from the journal");
-    }
+    let outcome = outcome.unwrap_or_else(|| outcome_of(opened));
+    tracing::info!(outcome, ?opened, "the store is open");
     let policy = Policy {
         accept_contacts: settings.accept.contacts,
         accept_grants: settings.accept.grants,
@@ -235,11 +331,13 @@ fn open_engine(
         keys: Arc::new(keys),
         genesis: keystore.genesis().to_vec(),
         ring: Box::new(keystore),
+        copied: is_copy(&disk),
         store: Box::new(disk),
         chance: Box::new(OsChance),
         name: settings.name.clone(),
         kind: settings.kind.clone(),
         policy,
+        started: outcome,
     };
     let engine = Engine::open(parts, clock.now_ms())?;
     // A daemon sweeps at every start; a single command only when the last stop may have left something.
@@ -247,6 +345,22 @@ fn open_engine(
         sweep(&engine, blobs.as_ref())?;
     }
     Ok((engine, blobs))
+}
+
+/// What opening found, in the words of `karte status`. A store that does not open at all is `refused`.
+fn outcome_of(opened: Opened) -> &'static str {
+    match opened {
+        Opened::New => "new",
+        Opened::Clean => "clean",
+        Opened::CaughtUp { .. } => "caught up",
+        Opened::Rebuilt { .. } => "rebuilt",
+    }
+}
+
+/// Whether the folder lies elsewhere than where it was written. The one place where the store is asked; as long as it
+/// cannot tell, a copy is noticed at its first contact alone.
+fn is_copy(_: &Disk) -> bool {
+    false
 }
 
 /// Payloads whose import or fetch was interrupted before its rows were committed.
@@ -262,20 +376,7 @@ fn sweep(engine: &Engine, blobs: &dyn Blobs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Another command may have the store open for a moment.
-fn open_disk(home: &Path, keys: &Keys) -> Result<(Disk, Opened), Failure> {
-    let begun = Instant::now();
-    loop {
-        match Disk::open(&home.join("store"), keys.store_key()) {
-            Err(StoreError::Locked { .. }) if begun.elapsed() < WAIT_FOR_STORE => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            opened => return Ok(opened?),
-        }
-    }
-}
-
-fn make_folder(home: &Path) -> Result<(), Failure> {
+pub(crate) fn make_folder(home: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     let failed =
         |error: std::io::Error| Failure::failed(format!("{} cannot be made: {error}", home.display()));

@@ -136,8 +136,61 @@ pub enum Command {
     AuditList,
     /// This device's age identity, as data.
     KeysExport,
+    /// Reads everything, and tells what is missing or damaged.
+    StoreCheck,
+    /// Remakes the view from the journal.
+    StoreRebuild,
+    /// Brings back from contacts what is lost.
+    StoreRepair {
+        /// Which contact; all if absent.
+        from: Option<String>,
+    },
+    /// Sizes and counts.
+    StoreStats,
+    /// Deletes payloads that nothing needs.
+    StoreGc,
+    /// The folder was moved, and no other copy of it runs.
+    StoreAdoptCopy,
+    /// Writes a backup.
+    BackupCreate {
+        /// Absolute path of a folder or of one file.
+        target: PathBuf,
+        /// age recipients.
+        to: Vec<String>,
+        /// Or a passphrase.
+        passphrase: Option<Secret>,
+    },
     /// Ends the daemon in order.
     Stop,
+}
+
+/// A secret on its way to the daemon, over the socket that only its own user can reach. It does not print.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.0);
+    }
+}
+
+impl Secret {
+    /// Takes it.
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// Gives it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
 }
 
 /// Which records.

@@ -77,10 +77,13 @@ impl From<StoreError> for Failure {
             StoreError::WrongKey => {
                 (Kind::Failed, "Use the keystore that belongs to this folder, or another --home.")
             }
-            StoreError::Full { .. } => (Kind::Failed, "Free some disk space and repeat the command."),
+            StoreError::Full { .. } => (
+                Kind::Failed,
+                "Free some disk space and repeat the command. Reading and revoking still work.",
+            ),
             StoreError::Damaged { .. } => (
                 Kind::Damaged,
-                "Keep this folder as it is and restore it from a backup or from your contacts.",
+                "`karte store repair` saves what can be saved and brings the rest back from contacts; else `karte backup restore`.",
             ),
             StoreError::Version { .. } => (Kind::Failed, "Open it with the version of karte that wrote it."),
             _ => (Kind::Failed, "Look at the disk, then repeat the command: nothing acknowledged is lost."),

@@ -225,6 +225,11 @@ impl Keystore {
         Ok((Self { path: home.join(FILE), file, ring_key, reading }, keys))
     }
 
+    /// The same keystore, after its folder was moved to `home`.
+    pub(crate) fn moved_to(self, home: &Path) -> Self {
+        Self { path: home.join(FILE), ..self }
+    }
+
     /// COSE bytes of the own Genesis.
     pub fn genesis(&self) -> &[u8] {
         &self.file.genesis
@@ -342,7 +347,7 @@ fn read_file(home: &Path) -> Result<FileForm, KeystoreError> {
     Ok(file)
 }
 
-fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let fresh = path.with_extension("new");
     let mut file =

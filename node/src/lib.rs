@@ -4,6 +4,7 @@
 //! here reads a clock or a switch from the environment.
 
 pub mod access;
+pub mod backup;
 pub mod clock;
 pub mod command;
 pub mod compose;

@@ -2,8 +2,9 @@
 //!
 //! For: the shapes. What a set of entries means is [`crate::identity`]'s.
 
+use crate::encoding::{self, EncodingError};
 use crate::id::{DeviceId, Digest, EntryId, GrantId, PartyId, Salt};
-use crate::keys::Recipient;
+use crate::keys::{Recipient, RecoverySeed};
 use crate::limits::{DEVICES_MAX, TEXT_BYTES_MAX};
 use crate::signed::Statement;
 use crate::time::UnixMs;
@@ -133,7 +134,28 @@ pub struct RecoverTerms {
     pub threshold: u8,
 }
 
+impl Recover {
+    /// Signs `terms` with recovery keys: `Ed25519(dag-cbor terms)` by each (SPEC rule 6).
+    pub fn sign(terms: RecoverTerms, seeds: &[&RecoverySeed]) -> Result<Self, EncodingError> {
+        let signed = encoding::encode(&terms)?;
+        let keys: Vec<_> = seeds.iter().map(|seed| seed.signing_key()).collect();
+        Ok(Self {
+            terms,
+            reveals: keys.iter().map(|key| key.device()).collect(),
+            signatures: keys.iter().map(|key| serde_bytes::ByteBuf::from(key.sign(&signed))).collect(),
+        })
+    }
+}
+
 impl Act {
+    /// Whether this ends something: such an entry is recorded also when the disk has hardly any room left.
+    pub fn is_denial(&self) -> bool {
+        matches!(
+            self,
+            Act::Revoke { .. } | Act::RemoveDevice { .. } | Act::RemoveSteward { .. } | Act::Recover(_)
+        )
+    }
+
     /// Whether this is about who the party is: such entries go to everybody who meets it.
     pub fn is_identity(&self) -> bool {
         !matches!(self, Act::Grant { .. } | Act::Revoke { .. })

@@ -212,6 +212,66 @@ impl PartyLog {
         self.in_order().into_iter().filter(|entry| entry.act.is_identity()).collect()
     }
 
+    /// The devices that held entries of any generation name, live or not.
+    pub fn named_devices(&self) -> BTreeSet<DeviceId> {
+        self.traced.values().flatten().copied().collect()
+    }
+
+    /// How far each chain of every generation is held without a gap: what to say when asking for more.
+    pub fn held_ends(&self) -> Vec<Head> {
+        let generations: BTreeSet<u32> = self.entries.values().map(|entry| entry.by().r#gen).collect();
+        let mut ends = Vec::new();
+        for generation in generations {
+            for (device, chain) in self.chains(generation) {
+                let last = self.complete_until(device, &chain, generation).checked_sub(1);
+                let held = last.and_then(|seq| Some((seq, chain.get(&seq)?)));
+                let smallest = held.and_then(|(seq, entries)| {
+                    Some((seq, entries.iter().map(|entry| EntryId::from(entry.id())).min()?))
+                });
+                ends.extend(smallest.map(|(seq, id)| Head { device, seq, id }));
+            }
+        }
+        ends
+    }
+
+    /// Entries beyond what somebody holds who names `have` (its [`PartyLog::held_ends`]), in an order that
+    /// [`PartyLog::add`] takes. Of a chain whose named end is not held here only the last entry is given, and what
+    /// lies above that end: who is merely ahead knows it, who has forked does not.
+    pub fn beyond(&self, have: &[Head]) -> Vec<&Verified<Entry>> {
+        let mut until: BTreeMap<(u32, DeviceId), u64> = BTreeMap::new();
+        let mut unknown: BTreeMap<DeviceId, u64> = BTreeMap::new();
+        for head in have {
+            match self.get(&head.id).filter(|entry| entry.by().device == head.device) {
+                Some(entry) => drop(until.insert((entry.by().r#gen, head.device), entry.seq)),
+                None => drop(unknown.insert(head.device, head.seq)),
+            }
+        }
+        let mut last: BTreeMap<(u32, DeviceId), u64> = BTreeMap::new();
+        let mut seen: BTreeSet<(u32, DeviceId, u64)> = BTreeSet::new();
+        let mut forked: BTreeMap<(u32, DeviceId), u64> = BTreeMap::new();
+        for entry in self.entries.values() {
+            let chain = (entry.by().r#gen, entry.by().device);
+            let end = last.entry(chain).or_default();
+            *end = entry.seq.max(*end);
+            if !seen.insert((chain.0, chain.1, entry.seq)) {
+                forked.entry(chain).and_modify(|at| *at = entry.seq.min(*at)).or_insert(entry.seq);
+            }
+        }
+        let is_beyond = |entry: &&Verified<Entry>| {
+            let chain = (entry.by().r#gen, entry.by().device);
+            // Which branch of a fork the other holds, its end does not say: both are given.
+            if forked.get(&chain).is_some_and(|fork| entry.seq >= *fork) {
+                return true;
+            }
+            match (until.get(&chain), unknown.get(&chain.1)) {
+                (Some(seq), _) => entry.seq > *seq,
+                (None, Some(seq)) => entry.seq > *seq || last.get(&chain) == Some(&entry.seq),
+                (None, None) => true,
+            }
+        };
+        self.in_order().into_iter().filter(is_beyond).collect()
+    }
+
     /// What the entries amount to.
     pub fn state(&self) -> State {
         let (generation, disputed) = self.generation();

@@ -8,6 +8,7 @@
 
 #![deny(missing_docs)]
 
+pub mod backup;
 pub mod bao;
 pub mod card;
 pub mod chance;

@@ -126,7 +126,7 @@ pub struct SegmentAndKeys {
     pub keys: Bytes,
 }
 
-/// A frame from the reader on a payload stream.
+/// A frame from whoever opened a payload stream: the reader, or a holder that asks back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fetch {
@@ -136,6 +136,9 @@ pub struct Fetch {
     pub accept: ObjectId,
     /// What is wanted, in the order it is wanted.
     pub wants: Vec<Want>,
+    /// Asked by the grant's holder of its reader: own ciphertext that the holder has lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub back: bool,
 }
 
 /// One record wanted.

@@ -168,6 +168,27 @@ proptest! {
     }
 
     /// Rule 4: a fork voids the device's grants from the fork on, and no revocation on either branch.
+    /// Whoever lacks any entries, names how far it holds each chain, and adds what it is given, holds all.
+    #[test]
+    fn what_lies_beyond_the_ends_makes_a_log_whole(
+        deeds in deeds(), kept in proptest::collection::vec(any::<bool>(), 17)
+    ) {
+        let entries = story(&deeds);
+        let whole = log_of(&entries);
+        let mut part = log_of(&entries[..1]);
+        for (entry, kept) in entries.iter().skip(1).zip(kept) {
+            if kept {
+                drop(part.add(entry.clone()));
+            }
+        }
+        let beyond: Vec<_> = whole.beyond(&part.held_ends()).into_iter().cloned().collect();
+        for entry in beyond {
+            drop(part.add(entry));
+        }
+        prop_assert_eq!(part.state().complete, whole.state().complete);
+        prop_assert!(whole.beyond(&whole.held_ends()).len() <= entries.len());
+    }
+
     #[test]
     fn a_fork_voids_grants_from_there_on_and_never_revocations(before in 1..5usize, after in 0..5usize) {
         let mut phone = Writer::named("phone");
@@ -583,4 +604,44 @@ fn a_grant_entry_is_found_by_its_commitment() {
     let grant = phone.grants("to a clinic");
     let state = log_of([&genesis, &grant]).state();
     assert_eq!(state.grants.get(&id_of(&grant)), Some(&digest_of("to a clinic")));
+}
+
+/// A copy that went on by itself is shown an entry of its own device that it does not hold.
+#[test]
+fn a_log_that_has_forked_is_shown_the_other_branch() {
+    let mut phone = Writer::named("phone");
+    let genesis = phone.begins(&[], 0);
+    let mut copy = Writer { key: Writer::named("phone").key, ..Writer::named("phone") };
+    (copy.party, copy.seq, copy.prev) = (phone.party, phone.seq, phone.prev);
+    let true_log = log_of(&[genesis.clone(), phone.writes(granting("one")), phone.writes(granting("two"))]);
+    let rest: Vec<_> = (0..5).map(|n| copy.writes(granting(&format!("copy {n}")))).collect();
+    let copied = log_of(&[vec![genesis], rest].concat());
+    let shown = true_log.beyond(&copied.held_ends());
+    assert!(
+        shown.iter().any(|entry| !copied.holds(&entry.id().into())),
+        "an unknown entry of its own device"
+    );
+    assert!(shown.len() <= 1, "and no more than one, however far the copy went");
+    let ahead = true_log.beyond(&true_log.held_ends());
+    assert!(ahead.is_empty(), "who holds all is sent nothing: {ahead:?}");
+}
+
+#[test]
+fn a_recover_that_the_seeds_sign_is_taken() {
+    let seed = recovery("words");
+    let mut phone = Writer::named("phone");
+    let genesis = phone.begins(&[&seed], 1);
+    let mut log = log_of(&[genesis]);
+    let mut fresh = Writer::named("new phone");
+    (fresh.party, fresh.generation) = (phone.party, 1);
+    let terms = RecoverTerms {
+        party: log.party(),
+        r#gen: 1,
+        devices: vec![fresh.device()],
+        next_recovery: vec![recovery("next words").commitment()],
+        threshold: 1,
+    };
+    let entry = fresh.writes(Act::Recover(Recover::sign(terms, &[&seed]).expect("signs")));
+    assert_eq!(log.add(entry), Ok(true));
+    assert_eq!(log.state().generation, 1);
 }

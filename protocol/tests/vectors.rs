@@ -14,6 +14,7 @@
 mod people;
 
 use ed25519_dalek::Signer;
+use karte_protocol::backup::BackupList;
 use karte_protocol::bao::{Tree, verify_slice};
 use karte_protocol::card::Card;
 use karte_protocol::consent::{Accept, Deed, Library, Receipt, Release, Status};
@@ -133,6 +134,7 @@ fn judge(vector: &Vector) -> Result<Option<String>, &'static str> {
         "release" => signed_id::<Release>(bytes),
         "receipt" => signed_id::<Receipt>(bytes),
         "library" => signed_id::<Library>(bytes),
+        "backup-list" => signed_id::<BackupList>(bytes),
         "segment" => signed_id::<Segment>(bytes),
         "shelf-head" => signed_id::<ShelfHead>(bytes),
         "label" => signed_id::<Label>(bytes),
@@ -606,6 +608,13 @@ fn objects(cast: &Cast, vectors: &mut Vectors) {
         &cast.phone,
         cast.library(),
     );
+    let list = BackupList {
+        part: 2,
+        prev: Some(object("list 1")),
+        list: digest_of("list"),
+        at_ms: 1_780_000_000_000,
+    };
+    accepted(vectors, "backup_list", "the second part of a backup", &cast.phone, list);
 }
 
 fn accepted<T: Statement>(vectors: &mut Vectors, name: &str, comment: &str, signer: &Writer, body: T) {
@@ -768,9 +777,12 @@ fn messages(cast: &Cast, vectors: &mut Vectors) {
         grant,
         accept: object("accept"),
         wants: vec![Want { record: record("one"), from: 1 << 20, label: true }],
+        back: false,
     };
+    let back = Fetch { back: true, ..fetch.clone() }.to_bytes().expect("encodes");
     let fetch = fetch.to_bytes().expect("encodes");
     put(vectors, "fetch", Vector::accept("fetch", None, "one record from its second MiB on", fetch));
+    put(vectors, "fetch_back", Vector::accept("fetch", None, "the same, asked back by the holder", back));
     let frames = [
         ("label", Frame::Label { record: record("one"), label: bytes("a sealed label") }),
         (

@@ -112,6 +112,8 @@ impl World {
                 name: name.into(),
                 kind: "patient".into(),
                 policy,
+                copied: false,
+                started: "new",
             },
             self.now,
         )?;

@@ -103,10 +103,14 @@ impl Engine {
             std::ops::ControlFlow::Continue(())
         })?;
         self.owes_receipts = owes;
+        Ok(())
+    }
+
+    /// Grants whose key went before their row did: their end was under way when the node stopped.
+    pub(super) fn end_keyless(&mut self) -> Result<(), Failure> {
         for id in self.got.keys().copied().collect::<Vec<_>>() {
             let accepted = self.got.get(&id).is_some_and(Got::is_live);
             if accepted && self.ring.reading(&id).is_none() {
-                // The key went before the row did: the end was under way when the node stopped.
                 self.end_got(id, "its reading key is gone")?;
             }
         }
@@ -197,8 +201,9 @@ impl Engine {
     }
 
     /// A fresh reading key, kept before the signed Accept names it.
-    fn accept(&mut self, id: GrantId, adopt: bool) -> Result<(), Failure> {
+    pub(super) fn accept(&mut self, id: GrantId, adopt: bool) -> Result<(), Failure> {
         self.require_clock()?;
+        self.require_sound()?;
         let key = SealingKey::generate(self.chance.as_mut());
         let recipient = key.recipient();
         self.ring.keep(id, key)?;
@@ -284,11 +289,8 @@ impl Engine {
     }
 
     pub(super) fn has_live_grants_with(&self, party: PartyId) -> bool {
-        let mine = &self.mine().state;
         let given = self.given.iter().any(|(id, given)| {
-            given.open.reader() == party
-                && !mine.revoked.contains(id)
-                && self.now < given.open.opened.not_after_ms
+            given.open.reader() == party && self.standing(*id, &given.open.opened).is_none()
         });
         given || self.got.values().any(|got| got.row.holder == party && got.is_live())
     }
@@ -473,7 +475,7 @@ impl Engine {
         let wants = handed.iter().map(|item| Want { record: item.record, from: 0, label: true }).collect();
         let lengths = handed.iter().map(|item| item.bytes).collect();
         got.run.underway = 0;
-        self.out.push(Effect::Fetch(peer, Fetch { grant: id, accept, wants }, lengths));
+        self.out.push(Effect::Fetch(peer, Fetch { grant: id, accept, wants, back: false }, lengths));
         true
     }
 
@@ -486,6 +488,9 @@ impl Engine {
         id: GrantId,
         records: Vec<(RecordId, Vec<u8>)>,
     ) -> Result<(), Failure> {
+        if self.given.contains_key(&id) {
+            return self.came_back(records);
+        }
         let mut adopted = 0;
         for (record, sealed_label) in records {
             let handed = match self.got.get_mut(&id).filter(|got| got.is_live()) {
@@ -521,6 +526,9 @@ impl Engine {
             }
         }
         self.put_received(id, handed.record, &row)?;
+        if self.own_row(&handed.record)?.is_none() {
+            self.no_longer_lost(&handed.record)?;
+        }
         if row.quarantine.is_some() {
             return Ok(false);
         }
@@ -609,6 +617,10 @@ impl Engine {
         missing: &[RecordId],
         end: &FetchEnd,
     ) -> Result<(), Failure> {
+        if self.given.contains_key(&id) {
+            self.recall_ended(peer, id, missing, end);
+            return Ok(());
+        }
         let again = self.now + DENIED_FOR_MS;
         if let Some(state) = self.peers.get_mut(&peer) {
             if !state.outstanding.remove(&Duty::Fetch(id)) {

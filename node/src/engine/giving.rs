@@ -29,6 +29,8 @@ const SEGMENTS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 16 * 1024;
 
 /// How often a reader may replace its acceptance of one grant, in milliseconds. Once an hour.
 const REPLACE_EVERY_MS: i64 = HOUR_MS;
+/// The state of a grant that its holder's recovery ended.
+const RECOVERED: &str = "ended by recovery";
 /// Releases of one connection in one minute. 60: a person syncs less, a program needs no more.
 const RELEASES_A_MINUTE_MAX: u32 = 60;
 
@@ -86,19 +88,29 @@ impl Engine {
         if new.dry_run {
             return self.preview(new, subject, &scope);
         }
-        let entry = self.append(Act::Grant { commitment: grant::commitment(&opening.0, &opened)? })?;
+        self.sign_grant(opening, opened, scope, new.exclude.clone())
+    }
+
+    fn sign_grant(
+        &mut self,
+        (salt, scope_salt): (Salt, Salt),
+        opened: Opened,
+        scope: Scope,
+        exclude: Vec<String>,
+    ) -> Result<Vec<Value>, Failure> {
+        let entry = self.append(Act::Grant { commitment: grant::commitment(&salt, &opened)? })?;
         let opening = Opening {
             entry: entry.bytes().to_vec(),
-            salt: opening.0,
+            salt,
             opened,
-            scope_salt: Some(opening.1),
+            scope_salt: Some(scope_salt),
             scope: Some(scope),
         };
         let open = opening.verify()?;
         let id = open.id();
         let row = GivenRow {
             opening,
-            exclude: new.exclude.clone(),
+            exclude,
             delivered: false,
             accept: None,
             segments: 0,
@@ -141,6 +153,39 @@ impl Engine {
             offline_ms: RETURN_OFFLINE_MS,
             ..NewGrant::default()
         })
+    }
+
+    /// Grants that only a recovery has ended.
+    pub(super) fn recovered_from(&self) -> Vec<GrantId> {
+        let ended =
+            |(id, given): &(&GrantId, &Given)| self.standing(**id, &given.open.opened) == Some(RECOVERED);
+        self.given.iter().filter(ended).map(|(id, _)| *id).collect()
+    }
+
+    /// The same grant again, from now until the same end, signed by this device.
+    pub(super) fn regrant(&mut self, old: GrantId) -> Result<Vec<Value>, Failure> {
+        let Some(given) = self.given.get(&old) else { return Ok(vec![]) };
+        let Some(scope) = given.open.scope.clone() else { return Ok(vec![]) };
+        let (mut opened, exclude) = (given.open.opened.clone(), given.row.exclude.clone());
+        let (salt, scope_salt) = (self.chance.salt(), self.chance.salt());
+        opened.scope_hash = grant::scope_hash(&scope_salt, &scope)?;
+        opened.not_before_ms = self.now;
+        opened.check()?;
+        self.sign_grant((salt, scope_salt), opened, scope, exclude)
+    }
+
+    /// Live grants with a shelf, and how many segments it has.
+    pub(super) fn live_shelves(&self) -> Vec<(GrantId, u64)> {
+        let live = self.given.iter().filter(|(id, _)| self.shelves(**id));
+        live.map(|(id, given)| (*id, given.row.segments)).collect()
+    }
+
+    pub(super) fn is_given_to(&self, id: &GrantId, reader: PartyId) -> bool {
+        self.given.get(id).is_some_and(|given| given.open.reader() == reader) && self.shelves(*id)
+    }
+
+    pub(super) fn accept_of_given(&self, id: &GrantId) -> Option<karte_protocol::id::ObjectId> {
+        Some(self.given.get(id)?.accept.as_ref()?.id())
     }
 
     fn scope_of_grant(&self, new: &NewGrant) -> Result<Scope, Failure> {
@@ -242,11 +287,14 @@ impl Engine {
         view
     }
 
-    fn standing(&self, id: GrantId, opened: &Opened) -> Option<&'static str> {
+    /// Why a grant that was given counts no more; none while it does.
+    pub(super) fn standing(&self, id: GrantId, opened: &Opened) -> Option<&'static str> {
         let state = &self.mine().state;
+        let given = self.given.get(&id).map(|given| given.open.entry.by().r#gen);
         match () {
             () if state.revoked.contains(&id) => Some("revoked"),
             () if self.now >= opened.not_after_ms => Some("expired"),
+            () if given.is_some_and(|generation| generation < state.generation) => Some(RECOVERED),
             () => None,
         }
     }
@@ -300,6 +348,9 @@ impl Engine {
 
     /// In scope, not yet shelved: for every live grant, at start, in one pass over the records.
     pub(super) fn shelve_all(&mut self) -> Result<(), Failure> {
+        if !self.is_sound() {
+            return Ok(());
+        }
         let live: Vec<GrantId> = self.given.keys().copied().filter(|id| self.shelves(*id)).collect();
         if live.is_empty() {
             return Ok(());
@@ -647,6 +698,9 @@ impl Engine {
             self.out.push(Effect::Finish(stream, Frame::Denied));
             return Ok(());
         };
+        if fetch.back {
+            return self.asked_back(peer, stream, &fetch);
+        }
         if let Err(denial) = self.session_stands(peer, fetch.grant) {
             self.refuse_peer(peer, Some(fetch.grant), &denial.clause.to_string())?;
             self.out.push(Effect::Finish(stream, Frame::Denied));
@@ -658,6 +712,18 @@ impl Engine {
         }
         self.streams.insert(stream, (peer, fetch.grant));
         self.out.push(Effect::Serve(stream, items));
+        Ok(())
+    }
+
+    /// The holder asks its reader for what it has lost.
+    fn asked_back(&mut self, peer: DeviceId, stream: StreamId, fetch: &Fetch) -> Result<(), Failure> {
+        match self.giving_back(peer, fetch)? {
+            Some(items) => {
+                self.streams.insert(stream, (peer, fetch.grant));
+                self.out.push(Effect::Serve(stream, items));
+            }
+            None => self.out.push(Effect::Finish(stream, Frame::Denied)),
+        }
         Ok(())
     }
 
@@ -677,6 +743,7 @@ impl Engine {
     /// Decided again after each batch of a stream, about one MiB. (Not yet also every second, as rule 7 asks.)
     pub(super) fn may_serve(&mut self, stream: StreamId) -> Result<(), Failure> {
         let go = match self.streams.get(&stream).copied() {
+            Some((peer, grant)) if self.got.contains_key(&grant) => self.may_give_back(peer, grant),
             Some((peer, grant)) => self.session_stands(peer, grant).is_ok(),
             None => false,
         };

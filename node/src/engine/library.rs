@@ -165,9 +165,10 @@ impl Engine {
                 return Ok(());
             };
             let (seq, prev) = self.own_shelf_end()?;
+            let number = self.published_library()?.map_or(0, |library| library.n);
             let keys = shelf::seal_keys(part, &[library])?;
             let segment = Segment {
-                shelf: Shelf::Own { library: 0 },
+                shelf: Shelf::Own { library: number },
                 seq,
                 prev,
                 records: part.iter().map(|item| item.record).collect(),
@@ -185,7 +186,7 @@ impl Engine {
         Ok(())
     }
 
-    fn own_shelf_end(&self) -> Result<(u64, Option<karte_protocol::id::ObjectId>), Failure> {
+    pub(super) fn own_shelf_end(&self) -> Result<(u64, Option<karte_protocol::id::ObjectId>), Failure> {
         let end: Option<(u64, karte_protocol::id::ObjectId)> =
             self.row(super::rows::META, TOP, b"own shelf")?;
         Ok(end.map_or((0, None), |(seq, id)| (seq, Some(id))))

@@ -19,17 +19,27 @@
 //! | `audit` | who did what, told to the own user |
 //! | `timeline` | the life of one record, or of all, in order |
 //! | `export` | what is written out whole: records, consents, receipts |
+//! | `standing` | whether this device may sign: not from an older copy |
+//! | `holdings` | what should be on the disk, and how what is lost comes back |
+//! | `recover` | a new generation, after a backup was restored |
+//! | `snapshot` | the rows of a backup |
+//! | `reload` | back to what the store holds, when the disk is full |
 
 mod audit;
 mod export;
 mod getting;
 mod giving;
+mod holdings;
 mod library;
 mod peers;
 mod people;
 mod reading;
+mod recover;
+mod reload;
 mod rows;
 mod select;
+mod snapshot;
+mod standing;
 mod sync;
 mod timeline;
 
@@ -62,9 +72,14 @@ use sync::SyncRun;
 
 pub use export::{Export, Exported, Proof};
 pub(crate) use getting::author_of;
+pub use holdings::{Harm, Inventory};
 pub use library::NewRecord;
 pub use peers::Duty;
+pub use recover::recover;
+pub use reload::{denied, full};
 pub(crate) use select::effective_day;
+pub use snapshot::RowSink;
+pub(crate) use snapshot::{ENTRIES_TABLE, OWN_TABLE};
 
 /// No clock of a machine that runs this version can truly stand before this: 2026-05-01 (part of SPEC rule 9).
 const RELEASED_MS: UnixMs = 1_777_593_600_000;
@@ -121,6 +136,18 @@ pub enum Input {
     Receiving(DeviceId, GrantId, u64),
     /// A fetch ended; these records did not come.
     FetchEnded(DeviceId, GrantId, Vec<RecordId>, FetchEnd),
+    /// What should be on the disk?
+    Inventory(Ticket),
+    /// These payloads are not what they should be; `true`: forget that they were held, so that they are fetched.
+    Lost(Ticket, Vec<(RecordId, Harm)>, bool),
+    /// These are whole again.
+    Found(Ticket, Vec<RecordId>),
+    /// Which of these payloads does nothing need?
+    Unneeded(Ticket, Vec<RecordId>),
+    /// The rows of a backup.
+    Snapshot(Ticket, RowSink),
+    /// Counts of rows, for sizes.
+    Counts(Ticket),
     /// Time passed.
     Tick,
 }
@@ -213,6 +240,10 @@ pub enum Answer {
     Open(Box<Opening>),
     /// Bytes to write out.
     Data(Vec<u8>),
+    /// What should be on the disk.
+    Inventory(Box<Inventory>),
+    /// Payloads that nothing needs.
+    Unneeded(Vec<RecordId>),
 }
 
 /// What an import asks about a group of findings.
@@ -316,6 +347,11 @@ pub struct Engine {
     /// Holders who have not confirmed all our receipts.
     owes_receipts: BTreeSet<PartyId>,
     redial: BTreeMap<PartyId, Redial>,
+    /// Why nothing is signed, if so.
+    halt: Option<standing::Halt>,
+    /// Own records that are lost, by the grant under which a reader may have them.
+    recalls: BTreeMap<GrantId, BTreeMap<RecordId, karte_protocol::shelf::Handed>>,
+    started: &'static str,
     out: Vec<Effect>,
 }
 
@@ -358,11 +394,44 @@ pub struct Parts {
     pub kind: String,
     /// How it acts by itself.
     pub policy: Policy,
+    /// The store was last written on another machine or file system.
+    pub copied: bool,
+    /// What opening the store found: `clean`, `caught up`, `rebuilt`, `repaired` or `new`.
+    pub started: &'static str,
 }
 
 impl Engine {
-    /// Takes up where the store ends.
+    /// Takes up where the store ends, and does what a stop in the middle may have left undone.
     pub fn open(parts: Parts, now: UnixMs) -> Result<Self, Failure> {
+        let copied = parts.copied;
+        let mut engine = Self::read(parts, now)?;
+        if engine.is_clock_behind() {
+            tracing::warn!("the clock is behind the time this node has already seen: only revoking works");
+        }
+        let genesis = engine.mine().log.in_order().first().map(|entry| (entry.id(), entry.bytes().to_vec()));
+        let party = engine.me.party;
+        if let Some((id, bytes)) = genesis
+            && engine.store.get(ENTRIES, party.as_bytes(), id.as_bytes())?.is_none()
+        {
+            engine.put_bytes(ENTRIES, party.as_bytes(), id.as_bytes(), bytes)?;
+        }
+        if copied {
+            engine.load_standing(copied)?;
+        }
+        engine.end_keyless()?;
+        for holder in engine.logs.keys().copied().collect::<Vec<_>>() {
+            engine.honour_ends(holder)?;
+        }
+        engine.end_expired()?;
+        engine.publish_library()?;
+        engine.shelve_all()?;
+        engine.accept_anew()?;
+        engine.commit()?;
+        Ok(engine)
+    }
+
+    /// What the store holds, and nothing done about it.
+    fn read(parts: Parts, now: UnixMs) -> Result<Self, Failure> {
         let genesis = Signed::<Entry>::from_bytes(parts.genesis).verify()?;
         let log = PartyLog::start(genesis.clone()).map_err(|error| Failure::failed(error.to_string()))?;
         let party = log.party();
@@ -387,25 +456,17 @@ impl Engine {
             syncs: vec![],
             owes_receipts: BTreeSet::new(),
             redial: BTreeMap::new(),
+            halt: None,
+            recalls: BTreeMap::new(),
+            started: parts.started,
             out: vec![],
         };
-        if engine.is_clock_behind() {
-            tracing::warn!("the clock is behind the time this node has already seen: only revoking works");
-        }
-        let id = EntryId::from(genesis.id());
-        engine.put_bytes(ENTRIES, party.as_bytes(), id.as_bytes(), genesis.bytes().to_vec())?;
         engine.addresses = engine.row(rows::META, rows::TOP, b"addresses")?.unwrap_or_default();
         engine.load_people()?;
+        engine.load_standing(false)?;
         engine.load_given()?;
         engine.load_got()?;
-        // What a stop in the middle may have left undone.
-        for holder in engine.logs.keys().copied().collect::<Vec<_>>() {
-            engine.honour_ends(holder)?;
-        }
-        engine.end_expired()?;
-        engine.publish_library()?;
-        engine.shelve_all()?;
-        engine.commit()?;
+        engine.load_recalls()?;
         Ok(engine)
     }
 
@@ -455,7 +516,7 @@ impl Engine {
         match input {
             Input::Command(ticket, command) => self.command(ticket, *command),
             Input::Subject(ticket, text) => {
-                let subject = self.find_subject(text.as_deref());
+                let subject = self.require_sound().and_then(|()| self.find_subject(text.as_deref()));
                 self.answer(ticket, subject.map(Answer::Subject));
             }
             Input::AreKnown(ticket, subject, wanted) => {
@@ -471,7 +532,7 @@ impl Engine {
                 self.answer(ticket, export.map(|export| Answer::Export(Box::new(export))));
             }
             Input::Records(ticket, records) => {
-                let taken = self.take_records(records);
+                let taken = self.require_sound().and_then(|()| self.take_records(records));
                 self.answer(ticket, taken.map(Answer::Taken));
             }
             Input::Listening(addresses) => self.listening(addresses)?,
@@ -488,6 +549,31 @@ impl Engine {
             Input::Arrived(peer, grant, records) => self.arrived(peer, grant, records)?,
             Input::Receiving(peer, grant, bytes) => self.receiving(peer, grant, bytes),
             Input::FetchEnded(peer, grant, missing, end) => self.fetch_ended(peer, grant, &missing, &end)?,
+            Input::Inventory(ticket) => {
+                let found = self.inventory();
+                self.answer(ticket, found.map(|found| Answer::Inventory(Box::new(found))));
+            }
+            Input::Lost(ticket, payloads, mark) => {
+                let views = self.take_lost(&payloads, mark);
+                self.answer(ticket, views.map(Answer::Items));
+            }
+            Input::Found(ticket, records) => {
+                let found = self.found_again(&records);
+                self.answer(ticket, found.map(|()| Answer::Items(vec![])));
+            }
+            Input::Unneeded(ticket, records) => {
+                let unneeded = records.into_iter().filter(|record| matches!(self.needs(record), Ok(false)));
+                let answer = Answer::Unneeded(unneeded.collect());
+                self.answer(ticket, Ok(answer));
+            }
+            Input::Snapshot(ticket, mut sink) => {
+                let done = self.snapshot(&mut sink);
+                self.answer(ticket, done.map(|()| Answer::Items(vec![])));
+            }
+            Input::Counts(ticket) => {
+                let counts = self.count_rows();
+                self.answer(ticket, counts.map(|counts| Answer::Items(vec![counts])));
+            }
             Input::Tick => self.tick()?,
         }
         self.advance_all()?;
@@ -496,6 +582,11 @@ impl Engine {
     }
 
     fn command(&mut self, ticket: Ticket, command: Command) {
+        if Self::signs(&command)
+            && let Err(failure) = self.require_sound()
+        {
+            return self.answer(ticket, Err(failure));
+        }
         let items = match command {
             Command::Status => self.show_status(),
             Command::Peers => Ok(self.show_peers()),
@@ -532,12 +623,17 @@ impl Engine {
                 Ok(vec![])
             }
             Command::Timeline { id, filter } => self.show_timeline(id.as_deref(), &filter),
+            Command::StoreAdoptCopy => self.adopt_copy(),
             Command::Import { .. }
             | Command::RecordAdd(_)
             | Command::Trend(_)
-            | Command::RecordExport { .. } => {
-                Err(Failure::usage("this command is not the engine's own work"))
-            }
+            | Command::RecordExport { .. }
+            | Command::StoreCheck
+            | Command::StoreRebuild
+            | Command::StoreRepair { .. }
+            | Command::StoreStats
+            | Command::StoreGc
+            | Command::BackupCreate { .. } => Err(Failure::usage("this is not the engine's work")),
         };
         self.answer(ticket, items.map(Answer::Items));
     }
@@ -599,6 +695,7 @@ impl Engine {
         if !matches!(act, Act::Revoke { .. } | Act::RemoveDevice { .. } | Act::RemoveSteward { .. }) {
             self.require_clock()?;
         }
+        self.require_sound()?;
         let device = self.device();
         let head = self.mine().state.heads.iter().find(|head| head.device == device).cloned();
         let (seq, prev) = match head {
@@ -618,6 +715,7 @@ impl Engine {
             return Ok(false);
         };
         let (id, bytes) = (EntryId::from(entry.id()), entry.bytes().to_vec());
+        let is_denial = entry.act.is_denial();
         match held.log.add(entry) {
             Ok(true) => {}
             Ok(false) => return Ok(false),
@@ -626,7 +724,9 @@ impl Engine {
                 return Ok(false);
             }
         }
-        self.put_bytes(ENTRIES, of.as_bytes(), id.as_bytes(), bytes)?;
+        let mut batch = Batch::default();
+        batch.put(ENTRIES, of.as_bytes(), id.as_bytes(), bytes);
+        self.write(if is_denial { reload::urgent(batch) } else { batch })?;
         Ok(true)
     }
 

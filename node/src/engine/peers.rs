@@ -55,6 +55,10 @@ pub enum Duty {
     News(GrantId),
     /// Hand over receipts.
     Receipts,
+    /// Ask for entries of our own log that we lack.
+    OwnLog,
+    /// Ask a reader for own payloads that we have lost.
+    Recall(GrantId),
 }
 
 /// A connected device.
@@ -77,6 +81,7 @@ pub(super) struct Peer {
     status_due: bool,
     status_told_ms: UnixMs,
     ask_log: bool,
+    ask_own_log: bool,
     /// Sessions that it opened to us, and until when they last.
     pub(super) sessions: BTreeMap<GrantId, UnixMs>,
     /// Grants under which it said no, and until when they are not asked for again.
@@ -101,6 +106,33 @@ impl Peer {
         self.paused.clear();
         self.denied.clear();
         self.status_due = true;
+        self.ask_own_log = true;
+    }
+
+    /// Not again at once.
+    pub(super) fn pause(&mut self, duty: Duty, now: UnixMs) {
+        self.paused.insert(duty, now + DENIED_AGAIN_AFTER_MS);
+    }
+
+    /// What was not said while this device signed nothing is said now.
+    pub(super) fn greet_once_more(&mut self) {
+        self.status_due = self.greeted;
+    }
+
+    /// The same connection, with nothing under way on it and nothing promised.
+    pub(super) fn only_the_connection(self) -> Self {
+        Self {
+            address: self.address,
+            dialled: self.dialled,
+            hello_sent: self.hello_sent,
+            stranger: self.stranger,
+            party: self.party,
+            knocking: self.knocking,
+            greeted: self.greeted,
+            status_due: self.greeted,
+            staff: self.staff,
+            ..Self::default()
+        }
     }
 
     /// Our Hello is sent again, whoever called.
@@ -228,6 +260,12 @@ impl Engine {
         }
     }
 
+    pub(super) fn owe_everybody_a_status(&mut self) {
+        for state in self.peers.values_mut().filter(|state| state.greeted) {
+            state.status_due = true;
+        }
+    }
+
     // --- requests of peers
 
     pub(super) fn request(&mut self, peer: DeviceId, id: RequestId, body: &[u8]) -> Result<(), Failure> {
@@ -249,6 +287,17 @@ impl Engine {
         let Some(from) = greeted.filter(still) else {
             return Ok(Response::Denied);
         };
+        let needs_our_name = matches!(
+            request,
+            Request::Offer { .. }
+                | Request::Accept { .. }
+                | Request::Release { .. }
+                | Request::Segments { .. }
+                | Request::News { .. }
+        );
+        if needs_our_name && !self.is_sound() {
+            return Ok(Response::Denied);
+        }
         match request {
             Request::Hello(_) => Ok(Response::Denied),
             Request::Entries { of, entries } if of == from => {
@@ -260,7 +309,12 @@ impl Engine {
                 Ok(Response::Done)
             }
             Request::Log { of, have } if of == self.me.party && self.was_ever_reader(from) => {
-                let (entries, more) = self.own_entries_beyond(&have);
+                let (entries, more) = self.entries_beyond(of, &have);
+                Ok(Response::Entries { entries, more })
+            }
+            // What we hold of the asker's own log: an older copy of it learns so that it is one.
+            Request::Log { of, have } if of == from => {
+                let (entries, more) = self.entries_beyond(of, &have);
                 Ok(Response::Entries { entries, more })
             }
             Request::Offer { opening, .. } => {
@@ -285,6 +339,9 @@ impl Engine {
 
     fn hello_asked(&mut self, peer: DeviceId, card: &[u8], status: &[u8]) -> Result<Response, Failure> {
         let now = self.now;
+        if !self.may_greet() {
+            return Ok(Response::Denied);
+        }
         let Some(state) = self.peers.get_mut(&peer).filter(|state| now >= state.deaf_until_ms) else {
             return Ok(Response::Denied);
         };
@@ -321,6 +378,7 @@ impl Engine {
             state.deaf_until_ms = 0;
             state.status_told_ms = now;
             state.staff = staff.unwrap_or_default();
+            state.ask_own_log = true;
         }
         self.redial.remove(&party);
         self.hear_status(peer, status)
@@ -389,6 +447,7 @@ impl Engine {
         match duty {
             Duty::Hello => state.hello_sent = false,
             Duty::Log => state.ask_log = true,
+            Duty::OwnLog => state.ask_own_log = true,
             Duty::Status => state.status_due = true,
             Duty::News(grant) => drop(state.told.remove(&grant)),
             Duty::Release(grant) => {
@@ -422,6 +481,16 @@ impl Engine {
                 let news = self.take_entries(party, Self::verify_entries(&entries))?;
                 if more && news {
                     self.ask_log(peer);
+                }
+                Ok(())
+            }
+            (Duty::OwnLog, Response::Entries { entries, more }) => {
+                let news = self.take_back(peer, Self::verify_entries(&entries), more)?;
+                if more
+                    && news
+                    && let Some(state) = self.peers.get_mut(&peer)
+                {
+                    state.ask_own_log = true;
                 }
                 Ok(())
             }
@@ -519,10 +588,16 @@ impl Engine {
             return Ok(vec![]);
         };
         let (true, Some(party)) = (state.greeted, state.party) else {
-            let greet = state.dialled && !state.hello_sent;
+            let greet = state.dialled && !state.hello_sent && self.may_greet();
             return Ok(if greet { vec![Duty::Hello] } else { vec![] });
         };
         let mut duties = Vec::new();
+        if state.ask_own_log {
+            duties.push(Duty::OwnLog);
+        }
+        if !self.is_sound() {
+            return Ok(duties);
+        }
         if !state.to_push.is_empty() {
             duties.push(Duty::Entries);
         }
@@ -534,6 +609,7 @@ impl Engine {
         }
         duties.extend(self.offers_due(party).into_iter().map(Duty::Offer));
         duties.extend(self.reading_duties(party, peer));
+        duties.extend(self.recall_duties(party));
         for (id, given) in &self.given {
             let told = state.told.get(id).copied().unwrap_or_default();
             if state.serving.contains_key(id) && given.row.segments > told {
@@ -559,6 +635,19 @@ impl Engine {
             Duty::Entries => self.entries_request(peer),
             Duty::Status => self.status_request(peer)?,
             Duty::Log => self.log_request(peer),
+            Duty::OwnLog => {
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.ask_own_log = false;
+                }
+                let of = self.me.party;
+                Some(Request::Log { of, have: self.ends_of(of) })
+            }
+            Duty::Recall(grant) => {
+                if self.start_recall(peer, grant) {
+                    self.mark(peer, duty);
+                }
+                None
+            }
             Duty::Offer(grant) => {
                 self.offer_of(grant)?.map(|opening| Request::Offer { grant, opening: opening.into() })
             }
@@ -608,7 +697,7 @@ impl Engine {
 
     fn log_request(&mut self, peer: DeviceId) -> Option<Request> {
         let party = self.peers.get(&peer)?.party?;
-        let have = self.heads_of(party);
+        let have = self.ends_of(party);
         self.peers.get_mut(&peer)?.ask_log = false;
         Some(Request::Log { of: party, have })
     }

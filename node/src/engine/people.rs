@@ -109,8 +109,12 @@ impl Engine {
 
     /// What opens a connection.
     pub(super) fn hello(&mut self) -> Result<Hello, Failure> {
-        let status = self.own_status()?;
-        Ok(Hello { card: self.card()?.bytes().to_vec().into(), status: status.bytes().to_vec().into() })
+        // Who may be behind its own log does not say where that log ends.
+        let status = match self.is_sound() {
+            true => self.own_status()?.bytes().to_vec(),
+            false => vec![],
+        };
+        Ok(Hello { card: self.card()?.bytes().to_vec().into(), status: status.into() })
     }
 
     // --- contacts
@@ -357,15 +361,14 @@ impl Engine {
         entries.iter().filter_map(|bytes| Signed::<Entry>::from_bytes(bytes.to_vec()).verify().ok()).collect()
     }
 
-    /// Own entries beyond what a peer holds, in an order it can add; and whether more are left.
-    pub(super) fn own_entries_beyond(&self, have: &[Head]) -> (Vec<Bytes>, bool) {
-        let held = |device: &DeviceId| have.iter().find(|head| head.device == *device).map(|head| head.seq);
+    /// Entries of a log beyond what a peer holds, in an order it can add; and whether more are left.
+    pub(super) fn entries_beyond(&self, of: PartyId, have: &[Head]) -> (Vec<Bytes>, bool) {
+        let Some(held) = self.logs.get(&of) else {
+            return (vec![], false);
+        };
         let mut bytes = 0;
         let mut entries = Vec::new();
-        for entry in self.mine().log.in_order() {
-            if held(&entry.by().device).is_some_and(|seq| entry.seq <= seq) {
-                continue;
-            }
+        for entry in held.log.beyond(have) {
             bytes += entry.bytes().len() + 8;
             if bytes > ENTRIES_BYTES_MAX {
                 return (entries, true);
@@ -376,24 +379,19 @@ impl Engine {
     }
 
     /// How far each chain of a party is held without a gap.
-    pub(super) fn heads_of(&self, party: PartyId) -> Vec<Head> {
-        let Some(held) = self.logs.get(&party) else {
-            return vec![];
-        };
-        let whole = held.state.heads.iter().filter_map(|head| {
-            let seq = held.state.complete.get(&head.device)?.checked_sub(1)?;
-            Some(Head { seq, ..head.clone() })
-        });
-        whole.collect()
+    pub(super) fn ends_of(&self, party: PartyId) -> Vec<Head> {
+        self.logs.get(&party).map(|held| held.log.held_ends()).unwrap_or_default()
     }
 
     // --- statuses
 
     /// "These are all my heads, as of now." Made anew when a head changed or a quarter of the lease has gone.
     pub(super) fn own_status(&mut self) -> Result<Verified<Status>, Failure> {
+        self.require_sound()?;
         let state = &self.mine().state;
         if let Some(status) = self.latest.get(&self.me.party)
             && status.heads == state.heads
+            && status.identity == state.identity
             && (0..LEASE_MS_MAX / 4).contains(&(self.now - status.issued_ms))
         {
             return Ok(status.clone());
@@ -466,9 +464,14 @@ impl Engine {
 
     // --- library
 
-    /// Publishes the key of the own shelf once: sealed to all live devices and to the recovery identity.
+    /// Publishes the key of the own shelf when it is new: sealed to all live devices and to the recovery identity.
     pub(super) fn publish_library(&mut self) -> Result<(), Failure> {
-        if self.store.get(META, TOP, b"library")?.is_some() {
+        if !self.is_sound() {
+            return Ok(());
+        }
+        let published = self.published_library()?;
+        let newest = self.keys.library.last().map(|key| key.recipient());
+        if published.as_ref().is_some_and(|library| Some(&library.recipient) == newest.as_ref()) {
             return Ok(());
         }
         let Some(newest) = self.keys.library.last() else {
@@ -480,9 +483,18 @@ impl Engine {
         let text =
             zeroize::Zeroizing::new(lines.iter().map(|line| line.as_str()).collect::<Vec<_>>().join("\n"));
         let wraps = seal::seal_to(text.as_bytes(), &to)?;
-        let library = Library { n: 0, recipient: newest.recipient(), wraps };
+        let n = published.map_or(0, |library| library.n + 1);
+        let library = Library { n, recipient: newest.recipient(), wraps };
         let signed = Verified::sign(library, self.by(), &self.keys.device)?;
         self.put_bytes(META, TOP, b"library", signed.bytes().to_vec())
+    }
+
+    /// The library statement that counts.
+    pub(super) fn published_library(&self) -> Result<Option<Verified<Library>>, Failure> {
+        match self.store.get(META, TOP, b"library")? {
+            Some(bytes) => Ok(Some(Signed::<Library>::from_bytes(bytes).verify()?)),
+            None => Ok(None),
+        }
     }
 
     // --- the own user's view
@@ -506,6 +518,8 @@ impl Engine {
             "received": records.1,
             "grants": self.given.len() + self.got.len(),
             "journal_bytes": stats.journal_bytes,
+            "started": self.started,
+            "standing": self.show_standing(),
         })])
     }
 

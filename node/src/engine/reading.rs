@@ -67,6 +67,8 @@ impl Engine {
         let seen = self.find_record(text).map_err(|failure| self.why_not(text).unwrap_or(failure))?;
         if let Some(grant) = seen.grant {
             self.may_read(grant)?;
+            // The holder is to have a receipt of it, and this device may have to sign none.
+            self.require_sound()?;
             let purpose = self.got.get(&grant).map(|got| got.open.opened.purpose.clone()).unwrap_or_default();
             self.write_receipt(grant, Deed::Opened, vec![seen.record], staff, &purpose)?;
         }
@@ -125,6 +127,10 @@ impl Engine {
         staff: &str,
         purpose: &str,
     ) -> Result<(), Failure> {
+        if !self.is_sound() {
+            tracing::warn!(grant = %id.short(), "no receipt: this device signs nothing now");
+            return Ok(());
+        }
         let Some(got) = self.got.get(&id) else {
             return Ok(());
         };

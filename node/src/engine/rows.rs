@@ -50,10 +50,14 @@ pub(super) const HEARD: Table = Table(18);
 /// record → grant → "". Under which ended grant a record was readable, to say so; ids only.
 pub(super) const GONE: Table = Table(17);
 
+/// "" → record → "". Records whose payload or label was found lost, until they are back.
+pub(super) const LOST: Table = Table(19);
 /// subject → [`source_key`] → the newest record of that source.
-pub(super) const SOURCES: Table = Table(19);
+pub(super) const SOURCES: Table = Table(20);
 /// "" → record → the record that took its place.
-pub(super) const REPLACED: Table = Table(20);
+pub(super) const REPLACED: Table = Table(21);
+/// The highest table.
+pub(super) const TABLE_MAX: u8 = 21;
 
 /// The parent of rows that have none.
 pub(super) const TOP: &[u8] = b"";

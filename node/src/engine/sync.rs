@@ -20,7 +20,11 @@ pub(super) struct SyncRun {
 
 impl Engine {
     pub(super) fn start_sync(&mut self, ticket: Ticket, contact: Option<&str>, staff: &str) {
-        match self.plan_sync(contact) {
+        let planned = match self.may_greet() {
+            true => self.plan_sync(contact),
+            false => self.require_sound().and_then(|()| self.plan_sync(contact)),
+        };
+        match planned {
             Err(failure) => self.answer(ticket, Err(failure)),
             Ok(parties) => {
                 let run = SyncRun {

@@ -195,6 +195,8 @@ impl<'a> Bringing<'a> {
     }
 
     fn seal_group(&mut self, group: Vec<Finding>) -> Result<(), Failure> {
+        let node = self.node.clone();
+        let _not_swept = node.shared.importing.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut hashed = Vec::new();
         for finding in group {
             let looked_at = hash_of(&finding.bytes)

@@ -9,6 +9,7 @@
 //! lets effects out: nothing is said or sent that could still be lost.
 
 mod bring;
+mod care;
 mod export;
 mod fetch;
 mod opened;
@@ -18,16 +19,17 @@ mod show;
 
 use crate::clock::Clock;
 use crate::command::{Command, Event};
-use crate::engine::{Answer, Effect, Engine, Input, RequestId, StreamId, Ticket};
+use crate::engine::{self, Answer, Effect, Engine, Input, Me, RequestId, StreamId, Ticket};
 use crate::failure::{Failure, Kind};
 use crate::keystore::Keys;
 use crate::network::{Multiaddr, NetEvent, Network, Reply};
-use crate::store::Blobs;
+use crate::store::{Blobs, StoreError};
 use karte_protocol::id::{DeviceId, GrantId, PartyId};
 use karte_protocol::signed::By;
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::AbortHandle;
@@ -58,6 +60,10 @@ pub(crate) struct Parts {
     pub(crate) blobs: Arc<dyn Blobs>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) network: Option<(Network, mpsc::Receiver<NetEvent>)>,
+    /// The folder of the node.
+    pub(crate) home: PathBuf,
+    /// What it says yes to by itself: contacts, grants, adopting.
+    pub(crate) accept: [bool; 3],
 }
 
 /// A running node; clones share it.
@@ -76,6 +82,12 @@ struct Shared {
     identity: Vec<Vec<u8>>,
     network: Option<Network>,
     next: AtomicU64,
+    home: PathBuf,
+    accept: [bool; 3],
+    me: Me,
+    clock: Arc<dyn Clock>,
+    /// Read by imports from their payloads to their rows; written by who deletes payloads that no row needs.
+    importing: RwLock<()>,
     // std's Mutex, not tokio's: nothing awaits under these.
     waiting: Mutex<HashMap<Ticket, mpsc::Sender<Told>>>,
     replies: Mutex<HashMap<RequestId, Reply>>,
@@ -102,7 +114,7 @@ pub(crate) struct Running {
 impl Running {
     /// Starts everything on the current tokio runtime.
     pub(crate) fn start(parts: Parts) -> Result<Self, Failure> {
-        let Parts { engine, blobs, clock, network } = parts;
+        let Parts { engine, blobs, clock, network, home, accept } = parts;
         let (inbox, inputs) = mpsc::channel(INBOX_MAX);
         let (effects, carried) = mpsc::channel(EFFECTS_MAX);
         let (network, events) =
@@ -117,6 +129,11 @@ impl Running {
             identity: engine.identity(),
             network,
             next: AtomicU64::new(1),
+            home,
+            accept,
+            me: engine.me().clone(),
+            clock: clock.clone(),
+            importing: RwLock::new(()),
             waiting: Mutex::default(),
             replies: Mutex::default(),
             streams: Mutex::default(),
@@ -171,38 +188,37 @@ fn drive(
 ) -> Result<(), Failure> {
     let mut result = Ok(());
     while let Some(first) = inputs.blocking_recv() {
-        let mut out = Vec::new();
-        let mut last = false;
+        let mut group = Group::default();
         let mut next = Some(first);
-        let mut handled = 0;
-        let mut fatal = None;
         while let Some(input) = next.take() {
-            last |= is_last(&input);
-            out.extend(engine.handle(input, clock.now_ms()));
-            handled += 1;
-            fatal = out.iter().find_map(|effect| match effect {
-                Effect::Fatal(failure) => Some(failure.clone()),
-                _ => None,
-            });
-            last |= fatal.is_some();
-            if handled < GROUP_MAX && !last {
+            group.handle(&mut engine, input, clock);
+            if group.handled < GROUP_MAX && !group.last {
                 next = inputs.try_recv().ok();
             }
         }
         // Half a step must not become durable, nor anything be said that is not.
-        let committed = match fatal {
-            Some(failure) => Err(failure),
-            None => engine.commit().map_err(Failure::from),
+        let committed = match group.fatal() {
+            Some(stuck) => Err(stuck),
+            None => engine.commit().map_err(Stuck::of),
         };
-        if let Err(failure) = committed {
-            out = out.into_iter().filter_map(|effect| answer_with(effect, &failure)).collect();
-            out.push(Effect::Fatal(failure.clone()));
-            result = Err(failure);
-            last = true;
+        match committed {
+            Ok(()) => {}
+            Err(Stuck::Full) => match group.without_room(engine, clock) {
+                Ok(again) => engine = again,
+                Err(failure) => {
+                    // Nothing is left to close: the next start reads the journal.
+                    let _ = effects.blocking_send(vec![Effect::Fatal(failure.clone())]);
+                    return Err(failure);
+                }
+            },
+            Err(Stuck::Failed(failure)) => {
+                group.fail(&failure);
+                result = Err(failure);
+            }
         }
         // Nobody carries effects out any more once the node stops; that is no error.
-        let _ = effects.blocking_send(out);
-        if last {
+        let _ = effects.blocking_send(group.out);
+        if group.last || result.is_err() {
             break;
         }
     }
@@ -213,6 +229,109 @@ fn drive(
         failed => failed,
     }
 }
+
+/// Why a group did not become durable.
+enum Stuck {
+    /// There was no room. The node goes on without it.
+    Full,
+    /// The node ends.
+    Failed(Failure),
+}
+
+impl Stuck {
+    fn of(error: StoreError) -> Self {
+        match error {
+            StoreError::Full { .. } => Self::Full,
+            error => Self::Failed(error.into()),
+        }
+    }
+}
+
+/// Inputs handled before one commit, and what came of them.
+#[derive(Default)]
+struct Group {
+    out: Vec<Effect>,
+    handled: usize,
+    last: bool,
+    /// Denials of the own user in it: what a full disk must not keep back.
+    denials: Vec<(Ticket, Command)>,
+}
+
+impl Group {
+    fn handle(&mut self, engine: &mut Engine, input: Input, clock: &dyn Clock) {
+        self.last |= is_last(&input);
+        if let Input::Command(ticket, command) = &input
+            && matches!(**command, Command::GrantRevoke { .. })
+        {
+            self.denials.push((*ticket, (**command).clone()));
+        }
+        self.out.extend(engine.handle(input, clock.now_ms()));
+        self.handled += 1;
+        self.last |= self.fatal().is_some();
+    }
+
+    /// What ended a step, if it was not a full disk: that ends only the group.
+    fn fatal(&self) -> Option<Stuck> {
+        self.out.iter().find_map(|effect| match effect {
+            Effect::Fatal(failure) if failure.kind == Kind::Failed && failure.message.starts_with(FULL) => {
+                Some(Stuck::Full)
+            }
+            Effect::Fatal(failure) => Some(Stuck::Failed(failure.clone())),
+            _ => None,
+        })
+    }
+
+    fn fail(&mut self, failure: &Failure) {
+        self.out = std::mem::take(&mut self.out)
+            .into_iter()
+            .filter_map(|effect| answer_with(effect, failure))
+            .chain([Effect::Fatal(failure.clone())])
+            .collect();
+        self.last = true;
+    }
+
+    /// The disk is full: the group is dropped and told so, and the engine is as the store again. Denials are handled
+    /// once more, by themselves: for them the store keeps a reserve.
+    fn without_room(&mut self, engine: Engine, clock: &dyn Clock) -> Result<Engine, Failure> {
+        tracing::error!("the disk is full: nothing new is recorded until there is room");
+        let now = clock.now_ms();
+        let full = engine::full();
+        let (mut engine, told) = engine.reload(now)?;
+        let denials = std::mem::take(&mut self.denials);
+        let is_denial = |ticket: &Ticket| denials.iter().any(|(denial, _)| denial == ticket);
+        let dropped = std::mem::take(&mut self.out).into_iter().filter_map(|effect| match effect {
+            Effect::Answer(ticket, _) if is_denial(&ticket) => None,
+            // A peer that is told nothing would wait; Denied is asked again later.
+            Effect::Reply(id, _) => engine::denied().map(|denied| Effect::Reply(id, denied)),
+            Effect::Stop => Some(Effect::Stop),
+            effect => answer_with(effect, &full),
+        });
+        self.out = dropped.chain(told).collect();
+        if denials.is_empty() {
+            return Ok(engine);
+        }
+        let mut said = Vec::new();
+        for (ticket, command) in &denials {
+            said.extend(engine.handle(Input::Command(*ticket, Box::new(command.clone())), now));
+        }
+        match engine.commit() {
+            Ok(()) => {
+                self.out.extend(said);
+                Ok(engine)
+            }
+            Err(StoreError::Full { .. }) => {
+                let (engine, told) = engine.reload(now)?;
+                self.out.extend(said.into_iter().filter_map(|effect| answer_with(effect, &full)));
+                self.out.extend(told);
+                Ok(engine)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// How the store's own word for a full disk begins.
+const FULL: &str = "disk is full";
 
 /// The command that only [`Running::stop`] gives.
 fn is_last(input: &Input) -> bool {
@@ -453,6 +572,12 @@ impl Node {
                 self.bring(paths, format, subject, how, &out).await
             }
             Command::RecordExport { filter, form, staff } => self.export(filter, form, staff, &out).await,
+            command @ (Command::StoreCheck
+            | Command::StoreRebuild
+            | Command::StoreRepair { .. }
+            | Command::StoreStats
+            | Command::StoreGc
+            | Command::BackupCreate { .. }) => self.care(command, &out).await,
             command => self.command(command, &out).await,
         };
         let end = match result {
@@ -496,7 +621,9 @@ impl Node {
             | Answer::Taken(_)
             | Answer::Subject(_)
             | Answer::Many(_)
-            | Answer::Export(_) => Ok(()),
+            | Answer::Export(_)
+            | Answer::Inventory(_)
+            | Answer::Unneeded(_) => Ok(()),
         }
     }
 

@@ -130,7 +130,12 @@ fn count_revocations(lane: &Lane, heard: &Heard, at_once: bool, trial: u64, part
     }
     if !heard.done {
         tally.stopped += 1;
-        tally.tell(lane.kind, lane.options.seed, trial, &format!("{part}: the worker hangs or died after {felt}"));
+        tally.tell(
+            lane.kind,
+            lane.options.seed,
+            trial,
+            &format!("{part}: the worker hangs or died after {felt}"),
+        );
     }
 }
 
@@ -169,7 +174,8 @@ struct Mounted<'a>(&'a Path);
 impl<'a> Mounted<'a> {
     fn at(dir: &'a Path) -> Option<Self> {
         let size = format!("size={REAL_MIB}m");
-        quietly(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "karte-faults"]).arg(dir)).then_some(Self(dir))
+        quietly(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "karte-faults"]).arg(dir))
+            .then_some(Self(dir))
     }
 }
 

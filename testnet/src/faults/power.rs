@@ -76,7 +76,8 @@ fn cut(
 
 /// What the worker had said by then.
 fn said(events: &[Event]) -> Heard {
-    let said: Vec<u8> = events.iter().filter(|event| event.op == b'A').flat_map(|event| event.data.clone()).collect();
+    let said: Vec<u8> =
+        events.iter().filter(|event| event.op == b'A').flat_map(|event| event.data.clone()).collect();
     let mut heard = Heard::default();
     let text = String::from_utf8_lossy(&said).into_owned();
     // A line that was not ended had not been said.

@@ -139,7 +139,9 @@ impl Tally {
     /// Tells a failure, with the command that repeats it.
     pub fn tell(&mut self, kind: Kind, seed: u64, trial: u64, what: &str) {
         let name = kind.name();
-        self.failures.push(format!("{name}: {what}\n    repeat: testnet faults --kind {name} --seed {seed} --trial {trial}"));
+        self.failures.push(format!(
+            "{name}: {what}\n    repeat: testnet faults --kind {name} --seed {seed} --trial {trial}"
+        ));
         self.failures.truncate(TOLD_MAX);
     }
 }

@@ -61,7 +61,9 @@ fn run(work: &Work, open: &mut Option<Node>) -> Result<(), StoreError> {
             step(plan, node, n)?;
         }
     }
-    if work.revoke && let Some(node) = open {
+    if work.revoke
+        && let Some(node) = open
+    {
         // The fault never came, or nothing felt it: the revocation still has to be there.
         try_revoke(node, 0)?;
     }
