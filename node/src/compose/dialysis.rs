@@ -214,7 +214,8 @@ pub fn from_json(bytes: &[u8]) -> Result<DialysisSession, DialysisError> {
 pub(super) fn json_fault(fault: &serde_json::Error) -> DialysisError {
     // The sentence of serde names the field; its own line and column are cut off, ours say them.
     let text = fault.to_string();
-    let text = text.split(" at line ").next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(200);
+    let text =
+        text.split(" at line ").next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(200);
     DialysisError::Json { line: fault.line(), column: fault.column(), fault: text.collect() }
 }
 
@@ -231,17 +232,26 @@ impl DialysisSession {
         for pressure in &self.bp_during {
             exact_time("bp_during.time", &pressure.time)?;
         }
-        let lists =
-            [("bp_during", self.bp_during.len()), ("complications", self.complications.len()), ("notes", self.notes.len())];
+        let lists = [
+            ("bp_during", self.bp_during.len()),
+            ("complications", self.complications.len()),
+            ("notes", self.notes.len()),
+        ];
         if let Some((field, got)) = lists.into_iter().find(|(_, got)| *got > ITEMS_MAX) {
             return Err(DialysisError::TooMany { field, got });
         }
         let amounts = [
             ("dialysate.calcium", "mmol/L or meq/L", self.dialysate.calcium.as_ref()),
-            ("anticoagulation.dose", "[iU] or mg", self.anticoagulation.as_ref().and_then(|a| a.dose.as_ref())),
+            (
+                "anticoagulation.dose",
+                "[iU] or mg",
+                self.anticoagulation.as_ref().and_then(|a| a.dose.as_ref()),
+            ),
         ];
         for (field, like, amount) in amounts {
-            let got = amount.map(|amount| amount.unit.clone()).filter(|unit| !crate::observe::units::is_valid(unit));
+            let got = amount
+                .map(|amount| amount.unit.clone())
+                .filter(|unit| !crate::observe::units::is_valid(unit));
             if let Some(got) = got {
                 return Err(DialysisError::Unit { field, like, got });
             }
@@ -261,9 +271,8 @@ impl DialysisSession {
 
     fn weight_warning(&self) -> Option<Warning> {
         let (pre, post) = (self.pre_weight_kg?.0, self.post_weight_kg?.0);
-        (post > pre).then(|| {
-            Warning::new("post_weight", format!("{post} kg after is more than {pre} kg before"))
-        })
+        (post > pre)
+            .then(|| Warning::new("post_weight", format!("{post} kg after is more than {pre} kg before")))
     }
 
     fn uf_warning(&self) -> Option<Warning> {
@@ -304,6 +313,7 @@ impl DialysisSession {
 pub(super) fn exact_time(field: &'static str, text: &str) -> Result<Effective, DialysisError> {
     let clock = text.split_once('T').map(|(_, clock)| clock).unwrap_or_default();
     let with_offset = clock.ends_with('Z') || clock.contains(['+', '-']);
-    let wrong = || DialysisError::Time { field, got: text.chars().filter(|c| !c.is_control()).take(40).collect() };
+    let wrong =
+        || DialysisError::Time { field, got: text.chars().filter(|c| !c.is_control()).take(40).collect() };
     time::point(text).filter(|_| with_offset).ok_or_else(wrong)
 }

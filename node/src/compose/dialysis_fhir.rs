@@ -11,10 +11,12 @@ use serde_json::value::RawValue;
 
 use super::Exact;
 use super::dialysis::{
-    Access, Amount, Anticoagulant, Anticoagulation, Composed, Dialysate, DialysisError, DialysisSession, Pressure,
-    SESSION_BYTES_MAX, TimedPressure, exact_time, json_fault,
+    Access, Amount, Anticoagulant, Anticoagulation, Composed, Dialysate, DialysisError, DialysisSession,
+    Pressure, SESSION_BYTES_MAX, TimedPressure, exact_time, json_fault,
 };
-use super::fhir::{Bundle, Component, Concept, Entry, Note, Observation, Period, Procedure, Quantity, Reference, SNOMED};
+use super::fhir::{
+    Bundle, Component, Concept, Entry, Note, Observation, Period, Procedure, Quantity, Reference, SNOMED,
+};
 use crate::import::{Code, Facts};
 
 /// What a label says the bytes are.
@@ -89,8 +91,7 @@ pub fn to_fhir(session: &DialysisSession) -> Result<Composed, DialysisError> {
         codes.extend(codes_of(observation.component.iter().map(|component| &component.code)));
         entries.push(entry(&observation)?);
     }
-    let bundle =
-        Bundle { resource_type: "Bundle".to_owned(), kind: "collection".to_owned(), entry: entries };
+    let bundle = Bundle { resource_type: "Bundle".to_owned(), kind: "collection".to_owned(), entry: entries };
     let json = serde_json::to_string(&bundle).map_err(|fault| json_fault(&fault))?;
     let facts = facts(&session, codes);
     Ok(Composed { json, facts, warnings: session.warnings() })
@@ -132,7 +133,10 @@ fn entry(resource: &impl Serialize) -> Result<Entry, DialysisError> {
 fn procedure(session: &DialysisSession) -> Procedure {
     let complication = |said: &String| {
         let known = COMPLICATIONS.iter().find(|(name, ..)| name == said);
-        known.map_or_else(|| Concept::text(said), |(name, code, display)| Concept::coded(SNOMED, code, display, name))
+        known.map_or_else(
+            || Concept::text(said),
+            |(name, code, display)| Concept::coded(SNOMED, code, display, name),
+        )
     };
     Procedure {
         resource_type: "Procedure".to_owned(),
@@ -166,7 +170,14 @@ fn observations(session: &DialysisSession) -> Vec<Observation> {
     };
     let weight = |text| Concept::coded(crate::observe::LOINC, "29463-7", "Body weight", text);
     let pulse = |text| Concept::coded(crate::observe::LOINC, "8867-4", "Heart rate", text);
-    let urea = |text| Concept::coded(crate::observe::LOINC, "3094-0", "Urea nitrogen [Mass/volume] in Serum or Plasma", text);
+    let urea = |text| {
+        Concept::coded(
+            crate::observe::LOINC,
+            "3094-0",
+            "Urea nitrogen [Mass/volume] in Serum or Plasma",
+            text,
+        )
+    };
     let dialysate = &session.dialysate;
     value(weight(WEIGHT_PRE), session.pre_weight_kg, "kg", When::Start);
     value(Concept::text(WEIGHT_TARGET), session.target_weight_kg, "kg", When::Start);
@@ -187,9 +198,13 @@ fn observations(session: &DialysisSession) -> Vec<Observation> {
     value(Concept::text(URR), session.urr_percent, "%", When::Throughout);
     value(urea(BUN_PRE), session.bun_pre_mg_dl, "mg/dL", When::Start);
     value(urea(BUN_POST), session.bun_post_mg_dl, "mg/dL", When::End);
-    found.extend(session.bp_pre.map(|bp| pressure(observation(session, Concept::default(), When::Start), BP_PRE, bp)));
+    found.extend(
+        session.bp_pre.map(|bp| pressure(observation(session, Concept::default(), When::Start), BP_PRE, bp)),
+    );
     found.extend(session.bp_during.iter().map(|bp| during(session, bp)));
-    found.extend(session.bp_post.map(|bp| pressure(observation(session, Concept::default(), When::End), BP_POST, bp)));
+    found.extend(
+        session.bp_post.map(|bp| pressure(observation(session, Concept::default(), When::End), BP_POST, bp)),
+    );
     found.extend(session.access.map(|access| {
         choice(observation(session, Concept::text(ACCESS), When::Throughout), named(ACCESSES, access))
     }));
@@ -207,10 +222,8 @@ fn observations(session: &DialysisSession) -> Vec<Observation> {
 }
 
 fn observation(session: &DialysisSession, code: Concept, when: When) -> Observation {
-    let mut made = Observation {
-        category: vec![Concept::category("procedure", "Procedure")],
-        ..Observation::of(code)
-    };
+    let mut made =
+        Observation { category: vec![Concept::category("procedure", "Procedure")], ..Observation::of(code) };
     let end = session.end.clone().unwrap_or_else(|| session.start.clone());
     match when {
         When::Start => made.effective_date_time = Some(session.start.clone()),
@@ -223,10 +236,14 @@ fn observation(session: &DialysisSession, code: Concept, when: When) -> Observat
 }
 
 fn pressure(observation: Observation, text: &str, pressure: Pressure) -> Observation {
-    let part = |code, display, value: Exact| {
-        Component::quantity(Concept::loinc(code, display), value.0, "mm[Hg]")
-    };
-    let code = Concept::coded(crate::observe::LOINC, "85354-9", "Blood pressure panel with all children optional", text);
+    let part =
+        |code, display, value: Exact| Component::quantity(Concept::loinc(code, display), value.0, "mm[Hg]");
+    let code = Concept::coded(
+        crate::observe::LOINC,
+        "85354-9",
+        "Blood pressure panel with all children optional",
+        text,
+    );
     let component = vec![
         part("8480-6", "Systolic blood pressure", pressure.systolic),
         part("8462-4", "Diastolic blood pressure", pressure.diastolic),
@@ -258,7 +275,8 @@ pub fn from_fhir(bytes: &[u8]) -> Result<DialysisSession, DialysisError> {
     if bundle.resource_type != "Bundle" {
         return Err(not_a_session(&bundle.resource_type));
     }
-    let procedure = bundle.entry.first().and_then(|e| serde_json::from_str::<Procedure>(e.resource.get()).ok());
+    let procedure =
+        bundle.entry.first().and_then(|e| serde_json::from_str::<Procedure>(e.resource.get()).ok());
     let procedure = procedure.filter(|p| p.code.coding.iter().any(|c| c.code == HAEMODIALYSIS));
     let procedure = procedure.ok_or_else(|| not_a_session("a Bundle without one at its start"))?;
     let mut values = Values::default();
@@ -284,10 +302,11 @@ impl Values {
         }
         let time = observation.effective_date_time.clone().unwrap_or_default();
         exact_time("bp_during.time", &time)?;
-        self.during.extend(
-            pressure_of(&observation)
-                .map(|Pressure { systolic, diastolic }| TimedPressure { time, systolic, diastolic }),
-        );
+        self.during.extend(pressure_of(&observation).map(|Pressure { systolic, diastolic }| TimedPressure {
+            time,
+            systolic,
+            diastolic,
+        }));
         Ok(())
     }
 

@@ -16,8 +16,23 @@ use crate::observe::units;
 
 /// Columns that are read; all but `start` may be missing or empty.
 pub const COLUMNS: [&str; 17] = [
-    "access", "anticoagulation", "blood_flow", "bp_post", "bp_pre", "complications", "dialysate_ca", "dialysate_flow",
-    "dialysate_k", "end", "ktv", "post_weight", "pre_weight", "start", "target_weight", "uf_volume", "urr",
+    "access",
+    "anticoagulation",
+    "blood_flow",
+    "bp_post",
+    "bp_pre",
+    "complications",
+    "dialysate_ca",
+    "dialysate_flow",
+    "dialysate_k",
+    "end",
+    "ktv",
+    "post_weight",
+    "pre_weight",
+    "start",
+    "target_weight",
+    "uf_volume",
+    "urr",
 ];
 
 /// Longest value kept as a note, in characters. 500: a cell of a sheet, not a letter.
@@ -31,7 +46,9 @@ const UF_ML_MIN: Decimal = Decimal::ONE_HUNDRED;
 /// The session in `row`, and what of it was not understood. Times are FHIR dateTimes with an offset.
 pub fn from_row(row: &BTreeMap<String, String>) -> Result<(DialysisSession, Vec<Warning>), DialysisError> {
     if let Some(got) = row.keys().find(|name| !COLUMNS.contains(&name.as_str())) {
-        return Err(DialysisError::Column { got: got.chars().filter(|c| !c.is_control()).take(40).collect() });
+        return Err(DialysisError::Column {
+            got: got.chars().filter(|c| !c.is_control()).take(40).collect(),
+        });
     }
     let mut cells = Cells { row, notes: Vec::new(), warnings: Vec::new() };
     let start = cells.text("start").ok_or(DialysisError::Missing("start"))?;
@@ -153,7 +170,9 @@ fn anticoagulation(text: &str) -> Option<Anticoagulation> {
     let (name, dose) = text.split_at_checked(at)?;
     let agent = match name.trim().to_lowercase().as_str() {
         "heparin" | "ufh" | "ヘパリン" => Anticoagulant::Heparin,
-        "lmwh" | "low molecular weight heparin" | "低分子ヘパリン" => Anticoagulant::LowMolecularWeightHeparin,
+        "lmwh" | "low molecular weight heparin" | "低分子ヘパリン" => {
+            Anticoagulant::LowMolecularWeightHeparin
+        }
         "nafamostat" | "ナファモスタット" => Anticoagulant::Nafamostat,
         "none" | "no" | "heparin-free" | "なし" => Anticoagulant::None,
         _ => return None,

@@ -223,7 +223,11 @@ impl Single {
         let (low, high) = self.plausible;
         let usual = units::convert(value, ucum, self.unit).unwrap_or(value);
         if usual < low.into() || usual > high.into() {
-            let why = format!("{value} {} is kept, but {low} to {high} {} is usual", units::printed(ucum), units::printed(self.unit));
+            let why = format!(
+                "{value} {} is kept, but {low} to {high} {} is usual",
+                units::printed(ucum),
+                units::printed(self.unit)
+            );
             warnings.push(Warning::new(self.name(), why));
         }
     }
@@ -268,7 +272,11 @@ fn pressure(words: &mut Words, warnings: &mut Vec<Warning>) -> Result<Observatio
     words.skip(PULSE.names);
     if !words.is_empty() {
         let quantity = PULSE.quantity(words.said("a pulse, as in \"bp 132/84 72\"")?, warnings)?;
-        component.push(Component { code: PULSE.concept(), value_quantity: Some(quantity), value_string: None });
+        component.push(Component {
+            code: PULSE.concept(),
+            value_quantity: Some(quantity),
+            value_string: None,
+        });
     }
     let code = Concept::loinc("85354-9", "Blood pressure panel with all children optional");
     Ok(Observation { code, component, ..SYSTOLIC.observation() })
@@ -277,12 +285,18 @@ fn pressure(words: &mut Words, warnings: &mut Vec<Warning>) -> Result<Observatio
 /// A text, its energy, and parts by name, in any order.
 fn meal(words: &mut Words, warnings: &mut Vec<Warning>) -> Result<Observation, EntryError> {
     let text = words.text("what was eaten, as in meal \"rice, miso soup\" 640kcal")?;
-    let meal = Component { code: Concept::text("Meal"), value_string: Some(text.clone()), ..Component::default() };
+    let meal =
+        Component { code: Concept::text("Meal"), value_string: Some(text.clone()), ..Component::default() };
     let (mut energy, mut parts) = (None, vec![meal]);
     while !words.is_empty() {
         match words.nutrient() {
             Some(part) => parts.push(nutrient(part, words)?),
-            None => energy = Some(ENERGY.quantity(words.said("an energy, as in 640kcal, or a part such as salt 2.1g")?, warnings)?),
+            None => {
+                energy = Some(ENERGY.quantity(
+                    words.said("an energy, as in 640kcal, or a part such as salt 2.1g")?,
+                    warnings,
+                )?)
+            }
         }
     }
     Ok(match energy {
@@ -297,7 +311,10 @@ fn meal(words: &mut Words, warnings: &mut Vec<Warning>) -> Result<Observation, E
     })
 }
 
-fn nutrient(part: (&'static str, &'static str, &'static str), words: &mut Words) -> Result<Component, EntryError> {
+fn nutrient(
+    part: (&'static str, &'static str, &'static str),
+    words: &mut Words,
+) -> Result<Component, EntryError> {
     let (name, display, usual) = part;
     let said = words.said("an amount, as in \"salt 2.1g\"")?;
     let ucum = match said.unit.as_str() {
@@ -335,7 +352,10 @@ impl Words {
             let (plain, tail) = rest.split_at(at);
             pieces.extend(words(plain));
             let inner = tail.get(open.len_utf8()..).unwrap_or_default();
-            let (end, close) = inner.char_indices().find(|(_, c)| closing(open).is_some_and(|set| set.contains(*c))).ok_or(EntryError::Quote)?;
+            let (end, close) = inner
+                .char_indices()
+                .find(|(_, c)| closing(open).is_some_and(|set| set.contains(*c)))
+                .ok_or(EntryError::Quote)?;
             let (text, after) = inner.split_at(end);
             pieces.push_back(Piece::Text(text.trim().chars().filter(|c| !c.is_control()).collect()));
             rest = after.get(close.len_utf8()..).unwrap_or_default();
@@ -366,7 +386,8 @@ impl Words {
             Some(Piece::Text(text)) => text,
             Some(Piece::Word(word)) if !self.0.iter().any(|piece| matches!(piece, Piece::Text(_))) => {
                 let rest = std::iter::from_fn(|| self.next());
-                let rest = rest.filter_map(|piece| if let Piece::Word(word) = piece { Some(word) } else { None });
+                let rest =
+                    rest.filter_map(|piece| if let Piece::Word(word) = piece { Some(word) } else { None });
                 std::iter::once(word).chain(rest).collect::<Vec<_>>().join(" ")
             }
             Some(Piece::Word(got)) => return Err(EntryError::Expected { expected, got: short(&got) }),
@@ -397,7 +418,8 @@ impl Words {
     }
 
     fn skip(&mut self, names: &[&str]) {
-        if matches!(self.0.front(), Some(Piece::Word(word)) if names.contains(&word.to_lowercase().as_str())) {
+        if matches!(self.0.front(), Some(Piece::Word(word)) if names.contains(&word.to_lowercase().as_str()))
+        {
             self.0.pop_front();
         }
     }
@@ -415,7 +437,9 @@ impl Words {
         const EXPECTED: &str = "the end of the entry";
         match self.next() {
             None => Ok(()),
-            Some(Piece::Word(got) | Piece::Text(got)) => Err(EntryError::Expected { expected: EXPECTED, got: short(&got) }),
+            Some(Piece::Word(got) | Piece::Text(got)) => {
+                Err(EntryError::Expected { expected: EXPECTED, got: short(&got) })
+            }
         }
     }
 }

@@ -8,8 +8,8 @@ use rust_decimal::Decimal;
 use super::{d, keep};
 use crate::compose::Exact;
 use crate::compose::dialysis::{
-    Access, Amount, Anticoagulant, Anticoagulation, Dialysate, DialysisError, DialysisSession, Pressure, TimedPressure,
-    from_fhir, from_json, from_row, to_fhir,
+    Access, Amount, Anticoagulant, Anticoagulation, Dialysate, DialysisError, DialysisSession, Pressure,
+    TimedPressure, from_fhir, from_json, from_row, to_fhir,
 };
 use crate::observe::{LOINC, Value, observations};
 
@@ -75,12 +75,23 @@ fn a_row_of_a_sheet_is_a_session() {
 
 #[test]
 fn what_is_not_certain_is_kept_as_a_note() {
-    let row = sheet(&[("dialysate_ca", "3.0"), ("uf_volume", "50"), ("pre_weight", "about 68"), ("access", "left arm")]);
+    let row = sheet(&[
+        ("dialysate_ca", "3.0"),
+        ("uf_volume", "50"),
+        ("pre_weight", "about 68"),
+        ("access", "left arm"),
+    ]);
     let (session, warnings) = from_row(&row).unwrap();
-    assert_eq!(session.notes, ["pre_weight: about 68", "uf_volume: 50", "access: left arm", "dialysate_ca: 3.0"]);
+    assert_eq!(
+        session.notes,
+        ["pre_weight: about 68", "uf_volume: 50", "access: left arm", "dialysate_ca: 3.0"]
+    );
     assert_eq!(warnings.len(), 4);
     let said = warnings.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert!(said[3].starts_with("dialysate_ca: expected a value like 1.5 mmol/L or 3.0 meq/L, got \"3.0\""), "{said:?}");
+    assert!(
+        said[3].starts_with("dialysate_ca: expected a value like 1.5 mmol/L or 3.0 meq/L, got \"3.0\""),
+        "{said:?}"
+    );
     assert_eq!((session.dialysate.calcium, session.uf_volume_ml, session.pre_weight_kg), (None, None, None));
 }
 
@@ -101,13 +112,16 @@ fn a_bundle_is_what_fhir_readers_expect() {
     let composed = to_fhir(&full()).unwrap();
     keep(&composed.json);
     assert_eq!(composed.json, to_fhir(&full()).unwrap().json, "the same session, the same bytes");
-    let read = observations("dialysis/session", "application/fhir+json", &[], composed.json.as_bytes()).unwrap();
+    let read =
+        observations("dialysis/session", "application/fhir+json", &[], composed.json.as_bytes()).unwrap();
     let value = |code: &str| {
         let found = read.iter().filter(|o| o.code.code == code);
-        found.map(|o| match &o.value {
-            Value::Quantity { value, unit } => format!("{value} {unit}"),
-            Value::Text(text) => text.clone(),
-        }).collect::<Vec<_>>()
+        found
+            .map(|o| match &o.value {
+                Value::Quantity { value, unit } => format!("{value} {unit}"),
+                Value::Text(text) => text.clone(),
+            })
+            .collect::<Vec<_>>()
     };
     assert_eq!(value("29463-7"), ["68.2 kg", "65.9 kg"], "in a trend of the weight, both");
     assert_eq!(value("8480-6"), ["152 mm[Hg]", "104 mm[Hg]", "128 mm[Hg]"]);
@@ -119,7 +133,10 @@ fn a_bundle_is_what_fhir_readers_expect() {
 #[test]
 fn a_label_says_the_weights() {
     let facts = to_fhir(&full()).unwrap().facts;
-    assert_eq!((facts.kind.as_str(), facts.media_type.as_str()), ("dialysis/session", "application/fhir+json"));
+    assert_eq!(
+        (facts.kind.as_str(), facts.media_type.as_str()),
+        ("dialysis/session", "application/fhir+json")
+    );
     assert_eq!(facts.title, "Haemodialysis 2026-03-01, 68.2 → 65.9 kg");
     assert_eq!(facts.categories, ["procedure", "dialysis"]);
     let effective = facts.effective.unwrap();
@@ -155,11 +172,21 @@ fn json_says_every_field_or_is_refused() {
     let error = from_json(unknown.as_bytes()).unwrap_err();
     assert!(error.to_string().contains("unknown field `kt_v`"), "{error}");
     let unit = text.replacen("\"unit\":\"meq/L\"", "\"unit\":\"mEQ\"", 1);
-    assert!(from_json(unit.as_bytes()).unwrap_err().to_string().contains("expected dialysate.calcium as a unit of"));
+    assert!(
+        from_json(unit.as_bytes())
+            .unwrap_err()
+            .to_string()
+            .contains("expected dialysate.calcium as a unit of")
+    );
     assert!(matches!(from_json(b"[]"), Err(DialysisError::Json { line: 1, .. })));
     assert!(matches!(from_json(&vec![b' '; 2_000_000]), Err(DialysisError::TooLong { .. })));
     assert!(from_fhir(br#"{"resourceType":"Bundle","type":"collection"}"#).is_err());
-    assert!(from_fhir(br#"{"resourceType":"Patient","type":"x"}"#).unwrap_err().to_string().ends_with("got Patient"));
+    assert!(
+        from_fhir(br#"{"resourceType":"Patient","type":"x"}"#)
+            .unwrap_err()
+            .to_string()
+            .ends_with("got Patient")
+    );
 }
 
 fn number() -> impl Strategy<Value = Option<Exact>> {

@@ -61,7 +61,11 @@ fn a_japanese_keyboard_is_understood() {
     assert_eq!(told("血圧　１３２／８４　７２"), ["8480-6 132 mm[Hg]", "8462-4 84 mm[Hg]", "8867-4 72 /min"]);
     assert_eq!(told("体温 36.8℃"), ["8310-5 36.8 Cel"]);
     assert_eq!(told("歩数 8123歩"), ["55423-8 8123 {steps}"]);
-    assert_eq!(told("食事 「①ご飯、みそ汁」 640kcal")[1], "Meal \"①ご飯、みそ汁\"", "a quotation stays as it is");
+    assert_eq!(
+        told("食事 「①ご飯、みそ汁」 640kcal")[1],
+        "Meal \"①ご飯、みそ汁\"",
+        "a quotation stays as it is"
+    );
 }
 
 #[test]
@@ -81,7 +85,11 @@ fn the_unlikely_is_kept_with_a_warning() {
     let entry = compose("weight 624kg", MORNING).unwrap();
     assert_eq!(entry.warnings[0].to_string(), "weight: 624 kg is kept, but 20 to 300 kg is usual");
     assert!(entry.json.contains("624"));
-    assert_eq!(compose("temperature 98.2", MORNING).unwrap().warnings.len(), 1, "Fahrenheit without its sign");
+    assert_eq!(
+        compose("temperature 98.2", MORNING).unwrap().warnings.len(),
+        1,
+        "Fahrenheit without its sign"
+    );
     assert!(compose("temperature 98.2F", MORNING).unwrap().warnings.is_empty());
     assert_eq!(compose("spo2 104", MORNING).unwrap().warnings.len(), 1);
 }
