@@ -30,8 +30,18 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Observation>, ReadError> {
     Ok(found)
 }
 
-/// What is read of an Observation, a Procedure or a Bundle; a field of another shape is a fault.
+/// What every resource has.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head<'a> {
+    #[serde(borrow)]
+    resource_type: Cow<'a, str>,
+    #[serde(borrow, default)]
+    contained: Vec<&'a RawValue>,
+}
+
+/// What is read of an Observation, a Procedure or a Bundle; a field of another shape is a fault.
+#[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase")]
 struct Resource<'a> {
     #[serde(borrow)]
@@ -131,7 +141,13 @@ struct Actor {
 }
 
 impl<'a> Resource<'a> {
+    /// Only what may hold observations is read whole: other resources use the same names for other shapes.
     fn parse(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
+        let head: Head<'_> = serde_json::from_slice(bytes)?;
+        if !matches!(&*head.resource_type, "Bundle" | "Observation" | "Procedure") {
+            let Head { resource_type, contained } = head;
+            return Ok(Self { resource_type, contained, ..Self::default() });
+        }
         let resource: Self = serde_json::from_slice(bytes)?;
         let value = match &*resource.resource_type {
             "Observation" => serde_json::from_slice(bytes)?,

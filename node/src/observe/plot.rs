@@ -263,8 +263,9 @@ fn line(chart: &mut Chart<'_>, trend: &Trend, colour: RGBColor, shape: Shape) ->
     let runs = places.split(Option::is_none).map(|run| run.iter().flatten().copied().collect::<Vec<_>>());
     let runs: Vec<_> = runs.filter(|run| !run.is_empty()).collect();
     let drawn = runs.iter().filter(|run| run.len() > 1);
-    chart.draw_series(drawn.map(|run| PathElement::new(run.clone(), colour.stroke_width(2))))?;
     let few = trend.rows.len() <= POINTS_MAX;
+    let stroke = colour.stroke_width(if few { 2 } else { 1 });
+    chart.draw_series(drawn.map(|run| PathElement::new(run.clone(), stroke)))?;
     // A day alone has no line, so it keeps its point.
     let points: Vec<_> = runs.into_iter().filter(|run| few || run.len() == 1).flatten().collect();
     match shape {

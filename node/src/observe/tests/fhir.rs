@@ -1,6 +1,6 @@
 //! FHIR resources as observations.
 
-use super::{d, shared};
+use super::{d, shared, shared_folder};
 use crate::import::Effective;
 use crate::observe::{LOINC, Observation, ReadError, Value, observations};
 
@@ -109,4 +109,31 @@ fn real_resources_are_read() {
     let dialysis = shared("fhir/dialysis-mcc/Procedure-dialysis-for-bundle.json").unwrap();
     assert_eq!(told(&dialysis), [r#"302497006="Hemodialysis""#]);
     assert_eq!(read(&dialysis).unwrap()[0].source.name, "Dr Henry Levin");
+}
+
+/// All files ending in `.json` below `folder`.
+fn json_files(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            json_files(&path, found);
+        } else if path.extension().is_some_and(|ending| ending == "json") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn published_resources_are_read_or_hold_nothing() {
+    let Some(folder) = shared_folder("fhir") else { return };
+    let mut files = Vec::new();
+    json_files(&folder, &mut files);
+    let (mut read, mut found, mut refused) = (0, 0, Vec::new());
+    for path in &files {
+        match observations("", "application/fhir+json", &[], &std::fs::read(path).unwrap()) {
+            Ok(list) => (read, found) = (read + 1, found + list.len()),
+            Err(error) => refused.push(format!("{}: {error}", path.display())),
+        }
+    }
+    println!("{read} of {} files read, {found} observations", files.len());
+    assert!(refused.is_empty(), "{refused:#?}");
 }
