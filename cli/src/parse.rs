@@ -12,6 +12,16 @@ pub(crate) fn duration_ms(text: &str) -> Result<i64, String> {
     i64::try_from(total_ms).ok().filter(|ms| *ms > 0).ok_or_else(wrong)
 }
 
+/// A number of days such as `90d` or `12w`, at most a century.
+pub(crate) fn days(text: &str) -> Result<u32, String> {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let days = duration_ms(text)? / DAY_MS;
+    u32::try_from(days)
+        .ok()
+        .filter(|days| (1..=36_525).contains(days))
+        .ok_or_else(|| "expected a number of days such as 30d, 12w or 365d, at most 36525d".to_owned())
+}
+
 /// Who sits at this machine, for releases and receipts.
 pub(crate) fn staff_or_user(staff: Option<String>) -> String {
     staff.or_else(|| whoami::username().ok()).unwrap_or_else(|| "unknown".into())

@@ -148,6 +148,62 @@ pub(crate) fn timeline(items: &[Value]) -> String {
     or_none(table(&head, Some("NOTE"), rows), "Nothing is known of it.", &count_of(items, "moment"))
 }
 
+/// The days of each value, what stands apart, and a line of blocks.
+pub(crate) fn trend(items: &[Value]) -> String {
+    let mut parts = Vec::new();
+    for summary in items.iter().filter(|item| item.get("summary").is_some()) {
+        let display = field(summary, "display");
+        let of_it = |item: &&Value| field(item, "display") == display;
+        let days = items.iter().filter(of_it).filter(|item| item.get("day").is_some());
+        let measured = days.clone().any(|day| day.get("n").is_some());
+        let rows = days.map(|day| trend_row(day, measured));
+        let value = if measured { "MEDIAN" } else { "TOTAL" };
+        let head = ["DAY", value, "MIN", "MAX", "N", "SOURCE", "NOTE"];
+        let mut text = format!("{display} ({})\n", field(summary, "unit"));
+        text.push_str(&table(&head, Some("NOTE"), rows));
+        for apart in items.iter().filter(of_it).filter(|item| item.get("apart").is_some()) {
+            let many = apart.get("apart").and_then(Value::as_u64).unwrap_or_default();
+            text.push_str(&format!(
+                "\n{} in {} not shown, the last {}: {}.",
+                count(many, "value"),
+                field(apart, "unit"),
+                field(apart, "last"),
+                field(apart, "why")
+            ));
+        }
+        text.push_str(&format!("\n{}", field(summary, "sparkline")));
+        parts.push(text);
+    }
+    let unread = items.iter().filter_map(|item| item.get("unread")?.as_u64()).sum::<u64>();
+    if unread > 0 {
+        parts.push(format!("{} with this code in formats that hold no values.", count(unread, "record")));
+    }
+    parts.join("\n\n")
+}
+
+fn trend_row(day: &Value, measured: bool) -> Vec<String> {
+    let aside = field(day, "set_aside");
+    let notes = [
+        if day.get("value").is_some_and(Value::is_null) { "no data".to_owned() } else { String::new() },
+        if day.get("outlier").and_then(Value::as_bool) == Some(true) {
+            "unusual".into()
+        } else {
+            String::new()
+        },
+        if aside.is_empty() { String::new() } else { format!("not added: {aside}") },
+    ];
+    let of_measured = |name| if measured { field(day, name) } else { String::new() };
+    vec![
+        field(day, "day"),
+        field(day, "value"),
+        of_measured("min"),
+        of_measured("max"),
+        of_measured("n"),
+        field(day, "sources"),
+        joined(notes.into_iter(), "; "),
+    ]
+}
+
 /// One sentence for each grant that was synced.
 pub(crate) fn sync(items: &[Value]) -> String {
     let under_grants = items.iter().filter(|item| item.get("grant").is_some_and(Value::is_string));

@@ -1,5 +1,6 @@
 //! The commands, one a file: Args, then `run`. The doc comment of the Args is the help.
 
+mod add;
 mod audit;
 mod card;
 mod completions;
@@ -17,6 +18,7 @@ mod status;
 mod stop;
 mod sync;
 mod timeline;
+mod trend;
 
 use crate::error::Error;
 use crate::session::Session;
@@ -77,6 +79,7 @@ enum Command {
     Import(import::Args),
     #[command(subcommand)]
     Record(record::Command),
+    Trend(trend::Args),
     Timeline(timeline::Args),
     #[command(subcommand)]
     Grant(grant::Command),
@@ -102,6 +105,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Error> {
         Command::Peers(args) => peers::run(&session, args),
         Command::Import(args) => import::run(&session, args),
         Command::Record(command) => record::run(&session, command),
+        Command::Trend(args) => trend::run(&session, args),
         Command::Timeline(args) => timeline::run(&session, args),
         Command::Grant(command) => grant::run(&session, command),
         Command::Sync(args) => sync::run(&session, args),

@@ -1,4 +1,4 @@
-use super::export;
+use super::{add, export};
 use crate::error::Error;
 use crate::out_file::OutFile;
 use crate::parse::staff_or_user;
@@ -16,6 +16,7 @@ pub(crate) enum Command {
     Show(ShowArgs),
     Open(OpenArgs),
     Adopt(AdoptArgs),
+    Add(Box<add::Args>),
     Export(Box<export::Args>),
 }
 
@@ -132,6 +133,7 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<(), Error> {
             let filter = Filter { author, replaced, ..scope.into_filter(subject, grant) };
             session.show(command::Command::RecordList(filter), view::records)
         }
+        Command::Add(args) => add::run(session, *args),
         Command::Export(args) => export::run(session, *args),
         Command::Show(ShowArgs { id }) => session.show(command::Command::RecordShow { id }, view::details),
         Command::Open(OpenArgs { id, out, age, staff }) => {

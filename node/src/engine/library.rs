@@ -1,10 +1,11 @@
 //! The library: own records, what received ones there are, and selecting among them.
 
+use super::reading::opening_of;
 use super::rows::{
     CAME_BY, KNOWN, LABELS, OWN, OWN_SHELF, OwnRow, RECEIVED, REPLACED, ReceivedRow, SEGMENTS, SOURCES, TOP,
 };
 use super::select::Selection;
-use super::{Engine, Known, Wanted, decode_row};
+use super::{Engine, Known, Opening, Wanted, decode_row};
 use crate::command::Filter;
 use crate::failure::Failure;
 use crate::store::{Batch, Sealer};
@@ -348,7 +349,9 @@ impl Engine {
         Ok(found)
     }
 
-    pub(super) fn show_record(&self, id: &str) -> Result<Vec<Value>, Failure> {
+    /// What a record's label says and who can see it; permission to read an own one along with it. Reading a received
+    /// one would have to be told to its holder, so that is left to opening it.
+    pub(super) fn show_record(&self, id: &str) -> Result<(Value, Option<Opening>), Failure> {
         let seen = self.find_record(id)?;
         let mut view = self.view_record(&seen);
         if let Some(object) = view.as_object_mut() {
@@ -360,10 +363,14 @@ impl Engine {
                 "urgency": seen.label.urgency,
                 "payload_bytes": seen.handed.bytes,
                 "readers": self.readers_of(&seen.record)?,
+                "group": seen.label.group,
+                "replaces": seen.label.replaces.iter().map(RecordId::to_hex).collect::<Vec<_>>(),
+                "derived_from": seen.label.derived_from.iter().map(RecordId::to_hex).collect::<Vec<_>>(),
             });
             object.extend(extra.as_object().cloned().unwrap_or_default());
         }
-        Ok(vec![view])
+        let own = seen.grant.is_none().then(|| opening_of(&seen, vec![]));
+        Ok((view, own))
     }
 
     /// One record by its id or the beginning of it; an own one before a received one.

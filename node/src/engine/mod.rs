@@ -77,7 +77,7 @@ pub use library::NewRecord;
 pub use peers::Duty;
 pub use recover::recover;
 pub use reload::{denied, full};
-pub(crate) use select::effective_day;
+pub(crate) use select::{effective_day, effective_text};
 pub use snapshot::RowSink;
 pub(crate) use snapshot::{ENTRIES_TABLE, OWN_TABLE};
 
@@ -101,6 +101,8 @@ pub enum Input {
     AreKnown(Ticket, PartyId, Wanted),
     /// Permission to open every record that is selected, as this person.
     OpenMany(Ticket, Box<Filter>, String),
+    /// What a record's label says, and permission to read its values.
+    ShowRecord(Ticket, String),
     /// The same, with the consents and receipts around the own records.
     Export(Ticket, Box<Filter>, String),
     /// Records that were imported and sealed; their payloads are durable.
@@ -230,6 +232,8 @@ pub enum Answer {
     Subject(PartyId),
     /// Which plaintexts and sources are known.
     Known(Known),
+    /// What a label says, and permission to read an own record.
+    Shown(serde_json::Value, Option<Box<Opening>>),
     /// Permission to open several records.
     Many(Vec<Opening>),
     /// What is written out whole.
@@ -527,6 +531,10 @@ impl Engine {
                 let openings = self.open_selected(&filter, &staff);
                 self.answer(ticket, openings.map(Answer::Many));
             }
+            Input::ShowRecord(ticket, id) => {
+                let shown = self.show_record(&id);
+                self.answer(ticket, shown.map(|(view, opening)| Answer::Shown(view, opening.map(Box::new))));
+            }
             Input::Export(ticket, filter, staff) => {
                 let export = self.export(&filter, &staff);
                 self.answer(ticket, export.map(|export| Answer::Export(Box::new(export))));
@@ -595,7 +603,7 @@ impl Engine {
             Command::ContactList => Ok(self.show_contacts()),
             Command::ContactRemove { contact } => self.remove_contact(&contact),
             Command::RecordList(filter) => self.show_records(&filter),
-            Command::RecordShow { id } => self.show_record(&id),
+            Command::RecordShow { id } => self.show_record(&id).map(|(view, _)| vec![view]),
             Command::RecordOpen { id, age, staff } => {
                 let opening = self.open_record(&id, age, &staff);
                 return self.answer(ticket, opening.map(|opening| Answer::Open(Box::new(opening))));

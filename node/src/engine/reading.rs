@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 /// Most records opened by one command. 100,000: some 100 MB of labels; a chart of a lifetime of daily data.
 const OPENED_AT_ONCE_MAX: usize = 100_000;
 
-fn opening_of(seen: &Seen, recipients: Vec<Recipient>) -> Opening {
+pub(super) fn opening_of(seen: &Seen, recipients: Vec<Recipient>) -> Opening {
     Opening {
         record: seen.record,
         file_key: seen.handed.file_key.clone(),

@@ -89,7 +89,7 @@ fn bound(text: &str) -> Result<Bound, Failure> {
 }
 
 /// The beginning of an effective time as it was written, RFC 3339 with its offset.
-pub(super) fn effective_text(effective: Effective) -> String {
+pub(crate) fn effective_text(effective: Effective) -> String {
     let offset =
         jiff::tz::Offset::from_seconds(i32::from(effective.offset_min) * 60).unwrap_or(jiff::tz::Offset::UTC);
     match jiff::Timestamp::from_millisecond(effective.start_ms) {

@@ -154,6 +154,24 @@ pub fn import(
     Ok(sink.totals)
 }
 
+/// One FHIR resource that was written here, as a finding.
+pub fn fhir_finding(text: String, origin: &str) -> Result<Finding, ImportError> {
+    let limits = Limits::default();
+    let mut outcome = Err(ImportError::Empty);
+    let mut keep = |event| {
+        match event {
+            Event::Found(finding) => outcome = Ok(finding),
+            Event::Refused { reason, .. } => outcome = Err(reason),
+            Event::Progress { .. } => {}
+        }
+        ControlFlow::Break(())
+    };
+    let mut sink = Sink::new(&limits, 0, &mut keep);
+    // It ends with its one finding.
+    let _ = fhir::read(Cow::Owned(text), Place::file(origin), &mut sink);
+    outcome
+}
+
 fn one_step(step: Step<'_>, options: &Options, sink: &mut Sink<'_>) -> ControlFlow<()> {
     match step {
         Step::Item(item) => return one_item(item, options, sink),

@@ -6,6 +6,7 @@
 pub mod analytes;
 pub mod daily;
 mod fhir;
+pub mod names;
 mod observation;
 pub mod plot;
 #[cfg(test)]

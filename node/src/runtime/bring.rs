@@ -92,6 +92,18 @@ impl Node {
         work.await.map_err(|_| Failure::failed("the import ended badly"))?
     }
 
+    /// One record that was written by hand.
+    pub(super) fn bring_one(
+        &self,
+        finding: Finding,
+        subject: PartyId,
+        out: &mpsc::Sender<Out>,
+    ) -> Result<u64, Failure> {
+        let mut bringing = Bringing::new(self, subject, out);
+        bringing.seal_group(vec![finding])?;
+        Ok(bringing.summary.taken)
+    }
+
     pub(super) fn subject(&self, subject: Option<String>) -> Result<PartyId, Failure> {
         match self.ask_blocking(|ticket| Input::Subject(ticket, subject))? {
             Answer::Subject(subject) => Ok(subject),

@@ -10,12 +10,14 @@
 
 mod bring;
 mod care;
+mod chart;
 mod export;
 mod fetch;
 mod opened;
 mod payload;
 mod serve;
 mod show;
+mod write;
 
 use crate::clock::Clock;
 use crate::command::{Command, Event};
@@ -571,6 +573,9 @@ impl Node {
             Command::Import { paths, format, subject, how } => {
                 self.bring(paths, format, subject, how, &out).await
             }
+            Command::RecordAdd(new) => self.write_by_hand(*new, &out).await,
+            Command::RecordShow { id } => self.show_record(id, &out).await,
+            Command::Trend(query) => self.trend(*query, &out).await,
             Command::RecordExport { filter, form, staff } => self.export(filter, form, staff, &out).await,
             command @ (Command::StoreCheck
             | Command::StoreRebuild
@@ -621,6 +626,7 @@ impl Node {
             | Answer::Taken(_)
             | Answer::Subject(_)
             | Answer::Many(_)
+            | Answer::Shown(..)
             | Answer::Export(_)
             | Answer::Inventory(_)
             | Answer::Unneeded(_) => Ok(()),
