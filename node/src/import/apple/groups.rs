@@ -196,7 +196,7 @@ impl Group {
         Self {
             metric,
             title: metrics::title_of(metric, &said.element, &said.kind),
-            source: source_name(&said.source),
+            source: source_name(&xml::said(&said.source)),
             name: name.to_owned(),
             day: day.to_owned(),
             payload: opening.to_vec(),
@@ -255,18 +255,17 @@ impl Group {
     }
 }
 
-/// Who measured; what Apple leaves out was measured by a phone of Apple.
-pub(super) fn source_name(written: &str) -> String {
-    let name = xml::said(written);
-    match name.trim() {
-        "" => "Apple Health".to_owned(),
-        name => name.to_owned(),
+/// Who measured, of what an element says; what Apple leaves out was measured by a phone of Apple.
+pub(super) fn source_name(said: &str) -> String {
+    match clean(said, SOURCE_BYTES_READ_MAX) {
+        name if name.is_empty() => "Apple Health".to_owned(),
+        name => name,
     }
 }
 
 /// A part of a `source_id`: without slashes, and bounded.
 fn segment(text: &str) -> String {
-    let escaped = text.replace('%', "%25").replace('/', "%2F");
+    let escaped = clean(text, usize::MAX).replace('%', "%25").replace('/', "%2F");
     if escaped.len() <= SOURCE_BYTES_MAX {
         return escaped;
     }
