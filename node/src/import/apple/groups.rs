@@ -132,13 +132,13 @@ impl Groups {
                 return Err(ImportError::TooManyDays { max: DAYS_MAX });
             }
             let group = Group::new(metric, said, name, day, start, &self.opening, number);
-            self.held_bytes += group.payload.capacity();
+            self.held_bytes += group.cost_bytes();
             self.open.insert(self.key.clone(), group);
         }
         if let Some(group) = self.open.get_mut(&self.key) {
-            let before = group.payload.capacity();
+            let before = group.cost_bytes();
             group.add(said, raw, start, end_ms, number);
-            self.held_bytes = (self.held_bytes + group.payload.capacity()).saturating_sub(before);
+            self.held_bytes = (self.held_bytes + group.cost_bytes()).saturating_sub(before);
         }
         Ok(Taken::Kept)
     }
@@ -175,7 +175,7 @@ impl Groups {
         let Some(group) = self.open.remove(key) else {
             return ControlFlow::Continue(());
         };
-        self.held_bytes = self.held_bytes.saturating_sub(group.payload.capacity());
+        self.held_bytes = self.held_bytes.saturating_sub(group.cost_bytes());
         let parts = self.gone.entry(hash_of(key)).or_default();
         *parts = parts.saturating_add(1);
         let part = *parts;
@@ -224,6 +224,12 @@ impl Group {
                 self.codes.push(code);
             }
         }
+    }
+
+    /// What it holds, in bytes: its payload, its names here and in the key, and some 512 of structure.
+    fn cost_bytes(&self) -> usize {
+        let names = self.source.len() + self.title.len() + self.name.len();
+        self.payload.capacity() + 2 * names + 512
     }
 
     /// Days that wait for other types come last, then the one that was added to last.
