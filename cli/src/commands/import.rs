@@ -7,11 +7,12 @@ use serde_json::Value;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Bring records in from files and folders
+/// Bring records in from files, folders and archives
 ///
 /// Every record is encrypted as it comes in, and its bytes stay what they were. A FHIR bundle becomes one record
 /// for each resource, an NDJSON file one for each line; a FHIR document (such as a patient summary) stays whole,
-/// and so does any other file. Importing a file again adds nothing.
+/// and so does any other file. Archives (zip, tar, tar.gz, tar.bz2, gz, bz2) are read like folders. Of an Apple
+/// Health export, each day of each metric and source is one record. Importing a file again adds nothing.
 ///
 /// The originals are left where they are, readable as before: delete them if you do not need them.
 #[derive(clap::Args, Debug)]
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
     karte import --format fhir exports/\n  \
     karte import session.json --subject chihiro")]
 pub(crate) struct Args {
-    /// Files and folders
+    /// Files, folders and archives
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// How to read them

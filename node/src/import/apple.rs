@@ -23,7 +23,8 @@ use self::groups::{Groups, Room, Taken};
 pub use self::observations::observations;
 use super::error::ImportError;
 use super::sink::Sink;
-use super::xml::{Children, find};
+use super::sniff::root_name;
+use super::xml::Children;
 
 /// What these records travel as.
 pub(super) const MEDIA_TYPE: &str = "application/xml; format=apple-health";
@@ -36,12 +37,7 @@ const PROGRESS_ELEMENTS: u64 = 4096;
 
 /// Whether a file that starts with `head` is an export. Its name is translated on the phone, so it is not asked.
 pub(super) fn claims(head: &[u8]) -> bool {
-    let begins = head.trim_ascii_start();
-    let begins = begins.strip_prefix(super::sniff::BOM.as_bytes()).unwrap_or(begins);
-    begins.starts_with(b"<")
-        && [b"<HealthData ".as_slice(), b"<HealthData>", b"<HealthData\n", b"<!DOCTYPE HealthData"]
-            .iter()
-            .any(|mark| find(head, mark))
+    root_name(head) == Some(ROOT)
 }
 
 /// Read a whole export. What stands before a fault of syntax is read; what is wrong with one element costs that one.

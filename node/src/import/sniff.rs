@@ -81,11 +81,23 @@ fn text(head: &[u8]) -> Option<&str> {
 
 /// GPX is the one XML with a name of its own here: a phone's export holds a file of it for each workout outside.
 fn markup(text: &str) -> Looks {
-    let root = text.split('<').map(str::trim).find(|part| part.starts_with(|c: char| c.is_alphabetic()));
-    if root.is_some_and(|root| root.split(|c: char| c.is_whitespace() || c == '>').next() == Some("gpx")) {
-        GPX
-    } else {
-        XML
+    if root_name(text.as_bytes()) == Some("gpx") { GPX } else { XML }
+}
+
+/// What the root of the XML is called that `head` begins, if it is called anything there.
+pub(super) fn root_name(head: &[u8]) -> Option<&str> {
+    let mut rest = text(head)?.trim_start();
+    loop {
+        rest = match rest.strip_prefix('<')? {
+            inner if inner.starts_with('?') => rest.split_once("?>")?.1,
+            inner if inner.starts_with("!--") => rest.split_once("-->")?.1,
+            inner => {
+                let named = inner.strip_prefix("!DOCTYPE").unwrap_or(inner).trim_start();
+                let end = named.find(|c: char| c.is_whitespace() || matches!(c, '>' | '/' | '['));
+                return named.get(..end.unwrap_or(named.len())).filter(|name| !name.is_empty());
+            }
+        };
+        rest = rest.trim_start();
     }
 }
 
@@ -113,6 +125,12 @@ mod tests {
         assert_eq!(kind("\u{feff} <?xml version='1.0'?>".as_bytes()), "document/xml");
         assert_eq!(kind(b"<?xml version='1.0'?>\n<!-- a --><gpx version=\"1.1\">"), "document/gpx");
         assert_eq!(kind(b"<gpxes/>"), "document/xml");
+        assert_eq!(
+            root_name(b"\xef\xbb\xbf<?xml?>\n<!-- <gpx> -->\n<!DOCTYPE HealthData [<!-- "),
+            Some("HealthData")
+        );
+        assert_eq!(root_name(b"<a:b/>"), Some("a:b"));
+        assert_eq!((root_name(b"<!-- <gpx> "), root_name(b"gpx"), root_name(b"<")), (None, None, None));
         assert_eq!(kind(b"<!DOCTYPE HTML><p>"), "document/text");
         assert_eq!(kind("体重 62 kg".as_bytes()), "document/text");
         assert_eq!(kind(b"a\0b"), "document/other");

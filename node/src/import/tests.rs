@@ -245,6 +245,7 @@ fn folders_are_walked_in_order_and_never_out_of() {
         fs::write(root.path().join(name), name).unwrap();
     }
     fs::write(root.path().join(std::ffi::OsStr::from_bytes(b"\xff")), "odd name").unwrap();
+    fs::write(root.path().join("b/.DS_Store"), "what a desktop left").unwrap();
     symlink(outside.path(), root.path().join("out")).unwrap();
     let link = root.path().join("link");
     symlink(outside.path().join("secret"), &link).unwrap();
@@ -253,7 +254,7 @@ fn folders_are_walked_in_order_and_never_out_of() {
     let heard = import_with(&[root.path().to_owned()], &Options::default());
     assert_eq!(heard.bodies(), ["a", "b/a", "c", "odd name"]);
     assert_eq!(heard.reasons(), ["expected a file or folder, got a device, pipe or socket"]);
-    assert_eq!((heard.totals.links_skipped, heard.totals.files), (2, 5));
+    assert_eq!((heard.totals.links_skipped, heard.totals.junk_skipped, heard.totals.files), (2, 1, 5));
 
     let named = import_with(&[link, "/dev/zero".into(), "/no/such".into()], &Options::default());
     assert_eq!((named.bodies(), named.refused.len()), (vec!["x".into()], 2), "a link named is followed");

@@ -108,37 +108,11 @@ impl<R: BufRead> Children<R> {
             self.event.clear();
             let at = self.reader.buffer_position();
             let event = self.reader.read_event_into(&mut self.event).map_err(|error| fault(at, &error))?;
-            let judged = match &event {
-                Event::Start(start) | Event::Empty(start) if self.closed => Err(ImportError::Xml {
-                    offset: at,
-                    fault: format!("an element behind the root ({} bytes)", start.len()),
-                })?,
-                Event::Start(start) | Event::Empty(start) => {
-                    let depth = self.depth;
-                    if matches!(event, Event::Start(_)) {
-                        self.depth += 1;
-                    }
-                    if depth == DEPTH_MAX {
-                        return Err(ImportError::XmlTooDeep { max: DEPTH_MAX });
-                    }
-                    tell(Part::Element { depth, name: start.name().as_ref() });
-                    attributes(start, &mut |name, value| tell(Part::Attribute { depth, name, value }))
-                }
-                Event::GeneralRef(reference) => known(reference),
-                Event::DocType(_) => return Err(ImportError::EntityDeclared),
-                Event::End(_) if self.depth == 0 => {
-                    self.closed = true;
-                    Ok(())
-                }
-                Event::End(_) => {
-                    self.depth -= 1;
-                    Ok(())
-                }
-                Event::Eof if self.closed => return Ok(None),
-                Event::Eof => return Err(ImportError::Xml { offset: at, fault: "it ends early".to_owned() }),
-                _ => Ok(()),
-            };
-            wrong = wrong.or(judged.err());
+            if matches!(event, Event::Eof) {
+                return self.ended(at);
+            }
+            let stands = Stands { depth: &mut self.depth, closed: &mut self.closed, at };
+            wrong = wrong.or(stands.judge(&event, tell)?.err());
             if self.depth > 0 {
                 continue;
             }
@@ -147,6 +121,52 @@ impl<R: BufRead> Children<R> {
             }
             self.reader.get_mut().seen.clear();
             wrong = None;
+        }
+    }
+
+    fn ended(&self, at: u64) -> Result<Option<Child<'_>>, ImportError> {
+        match self.closed {
+            true => Ok(None),
+            false => Err(ImportError::Xml { offset: at, fault: "it ends early".to_owned() }),
+        }
+    }
+}
+
+/// Where an event stands.
+struct Stands<'s> {
+    depth: &'s mut usize,
+    closed: &'s mut bool,
+    at: u64,
+}
+
+impl Stands<'_> {
+    /// Judges one event and tells what it says. The outer error ends the file, the inner one costs this child.
+    fn judge(
+        self,
+        event: &Event<'_>,
+        tell: &mut dyn FnMut(Part<'_>),
+    ) -> Result<Result<(), ImportError>, ImportError> {
+        match event {
+            Event::Start(_) | Event::Empty(_) if *self.closed => {
+                Err(ImportError::Xml { offset: self.at, fault: "an element behind the root".to_owned() })
+            }
+            Event::Start(_) | Event::Empty(_) if *self.depth == DEPTH_MAX => {
+                Err(ImportError::XmlTooDeep { max: DEPTH_MAX })
+            }
+            Event::Start(start) | Event::Empty(start) => {
+                let depth = *self.depth;
+                *self.depth += usize::from(matches!(event, Event::Start(_)));
+                tell(Part::Element { depth, name: start.name().as_ref() });
+                Ok(attributes(start, &mut |name, value| tell(Part::Attribute { depth, name, value })))
+            }
+            Event::End(_) => {
+                *self.closed |= *self.depth == 0;
+                *self.depth = self.depth.saturating_sub(1);
+                Ok(Ok(()))
+            }
+            Event::GeneralRef(reference) => Ok(known(reference)),
+            Event::DocType(_) => Err(ImportError::EntityDeclared),
+            _ => Ok(Ok(())),
         }
     }
 }
@@ -250,7 +270,7 @@ fn judge_prolog(seen: &[u8], cut: bool) -> Result<(), ImportError> {
     }
 }
 
-pub(super) fn find(bytes: &[u8], what: &[u8]) -> bool {
+fn find(bytes: &[u8], what: &[u8]) -> bool {
     bytes.windows(what.len()).any(|window| window == what)
 }
 

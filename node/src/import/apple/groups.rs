@@ -132,13 +132,13 @@ impl Groups {
                 return Err(ImportError::TooManyDays { max: DAYS_MAX });
             }
             let group = Group::new(metric, said, name, day, start, &self.opening, number);
-            self.held_bytes += group.payload.capacity();
+            self.held_bytes += group.cost_bytes();
             self.open.insert(self.key.clone(), group);
         }
         if let Some(group) = self.open.get_mut(&self.key) {
-            let before = group.payload.capacity();
+            let before = group.cost_bytes();
             group.add(said, raw, start, end_ms, number);
-            self.held_bytes = (self.held_bytes + group.payload.capacity()).saturating_sub(before);
+            self.held_bytes = (self.held_bytes + group.cost_bytes()).saturating_sub(before);
         }
         Ok(Taken::Kept)
     }
@@ -175,7 +175,7 @@ impl Groups {
         let Some(group) = self.open.remove(key) else {
             return ControlFlow::Continue(());
         };
-        self.held_bytes = self.held_bytes.saturating_sub(group.payload.capacity());
+        self.held_bytes = self.held_bytes.saturating_sub(group.cost_bytes());
         let parts = self.gone.entry(hash_of(key)).or_default();
         *parts = parts.saturating_add(1);
         let part = *parts;
@@ -196,7 +196,7 @@ impl Group {
         Self {
             metric,
             title: metrics::title_of(metric, &said.element, &said.kind),
-            source: source_name(&said.source),
+            source: source_name(&xml::said(&said.source)),
             name: name.to_owned(),
             day: day.to_owned(),
             payload: opening.to_vec(),
@@ -224,6 +224,12 @@ impl Group {
                 self.codes.push(code);
             }
         }
+    }
+
+    /// What it holds, in bytes: its payload, its names here and in the key, and some 512 of structure.
+    fn cost_bytes(&self) -> usize {
+        let names = self.source.len() + self.title.len() + self.name.len();
+        self.payload.capacity() + 2 * names + 512
     }
 
     /// Days that wait for other types come last, then the one that was added to last.
@@ -255,18 +261,17 @@ impl Group {
     }
 }
 
-/// Who measured; what Apple leaves out was measured by a phone of Apple.
-pub(super) fn source_name(written: &str) -> String {
-    let name = xml::said(written);
-    match name.trim() {
-        "" => "Apple Health".to_owned(),
-        name => name.to_owned(),
+/// Who measured, of what an element says; what Apple leaves out was measured by a phone of Apple.
+pub(super) fn source_name(said: &str) -> String {
+    match clean(said, SOURCE_BYTES_READ_MAX) {
+        name if name.is_empty() => "Apple Health".to_owned(),
+        name => name,
     }
 }
 
 /// A part of a `source_id`: without slashes, and bounded.
 fn segment(text: &str) -> String {
-    let escaped = text.replace('%', "%25").replace('/', "%2F");
+    let escaped = clean(text, usize::MAX).replace('%', "%25").replace('/', "%2F");
     if escaped.len() <= SOURCE_BYTES_MAX {
         return escaped;
     }

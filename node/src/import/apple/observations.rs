@@ -70,9 +70,8 @@ impl Node {
 
     fn source(&self) -> Source {
         let device = self.get("device");
-        let entered = self.get("sourceName").is_empty();
         Source {
-            name: if entered { source_name("") } else { self.get("sourceName").trim().to_owned() },
+            name: source_name(self.get("sourceName")),
             device: model_of(device).map(str::to_owned),
             method: None,
         }

@@ -56,7 +56,7 @@ fn read_in(room: Room, export: &[u8]) -> Heard {
 }
 
 fn export(elements: &str) -> Vec<u8> {
-    let declarations = "<!DOCTYPE HealthData [\n<!-- Version: 13 -->\n<!ELEMENT HealthData (Record)*>\n<!ATTLIST HealthData\n  locale CDATA #REQUIRED\n>\n]>";
+    let declarations = "<!DOCTYPE HealthData [\n<!-- Hana's version: 13 ]> -->\n<!ELEMENT HealthData (Record)*>\n<!ATTLIST HealthData\n  locale CDATA #REQUIRED\n>\n]>";
     format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{declarations}\n<HealthData locale=\"en_JP\">\n{elements}\n</HealthData>\n")
         .into_bytes()
 }

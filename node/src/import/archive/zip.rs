@@ -4,7 +4,7 @@
 //! files that only are zip inside (letters, books, programs): those are one document.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read, Seek};
 use std::ops::ControlFlow;
 
 use zip::read::{Config, ZipFileEntry};
@@ -17,15 +17,15 @@ use crate::import::item::{Item, origin};
 use crate::import::meter::{Counting, Meter, Metered};
 use crate::import::walk::{Step, Visit};
 
-type Source = BufReader<Counting<File>>;
-
 pub(super) fn walk(
     item: Item<'_>,
     entries_max: usize,
     meter: &Meter,
     visit: &mut Visit<'_>,
 ) -> ControlFlow<()> {
-    let mut zip = match open(&item, meter) {
+    let zip = item.path().ok_or(ImportError::ArchiveInArchive).and_then(|path| Ok(File::open(path)?));
+    let zip = zip.and_then(|file| open(file, meter));
+    let mut zip = match zip {
         Ok(zip) => zip,
         Err(reason) => return visit(Step::Refused(item.origin, reason)),
     };
@@ -36,9 +36,8 @@ pub(super) fn walk(
     }
 }
 
-fn open(item: &Item<'_>, meter: &Meter) -> Result<ZipIterable<Source>, ImportError> {
-    let path = item.path().ok_or(ImportError::ArchiveInArchive)?;
-    let source = BufReader::new(Counting::new(File::open(path)?, meter.packed()));
+fn open<S: Read + Seek>(source: S, meter: &Meter) -> Result<ZipIterable<impl Read + Seek>, ImportError> {
+    let source = BufReader::new(Counting::new(source, meter.packed()));
     ZipIterable::try_new(source, Config::default()).map_err(damaged)
 }
 
@@ -50,7 +49,7 @@ enum Holds {
 
 /// Looks at every entry of the directory before the first is unpacked. No byte of the archive may belong to two
 /// entries: that is how a small file becomes a large one without a high ratio (D. Fifield, "A better zip bomb").
-fn survey(zip: &mut ZipIterable<Source>, entries_max: usize) -> Result<Holds, ImportError> {
+fn survey(zip: &mut ZipIterable<impl Read + Seek>, entries_max: usize) -> Result<Holds, ImportError> {
     if zip.is_empty() {
         return Err(ImportError::ArchiveEmpty);
     }
@@ -81,7 +80,7 @@ fn marks_document(name: &[u8]) -> bool {
 }
 
 fn entries(
-    zip: &mut ZipIterable<Source>,
+    zip: &mut ZipIterable<impl Read + Seek>,
     archive: &str,
     meter: &Meter,
     visit: &mut Visit<'_>,
@@ -105,7 +104,7 @@ fn entries(
 fn one(
     entry: ZipFileEntry<'static>,
     archive: &str,
-    source: &mut Source,
+    source: &mut (impl Read + Seek),
     meter: &Meter,
     visit: &mut Visit<'_>,
 ) -> ControlFlow<()> {
@@ -129,7 +128,7 @@ fn opened<'a>(
     entry: ZipFileEntry<'static>,
     archive: &str,
     name: &str,
-    source: &'a mut Source,
+    source: &'a mut (impl Read + Seek),
     meter: &'a Meter,
 ) -> Result<Item<'a>, ImportError> {
     if entry.encrypted() {
