@@ -54,7 +54,8 @@ fn a_picture_says_what_it_shows() {
     assert!(text.contains("Systolic") && text.contains("Diastolic") && text.contains("1 Mar"));
     assert_eq!(text, svg(&pressure(), "Blood pressure <sitting>").unwrap(), "the same bytes each time");
     for colour in ["#0072B2", "#D55E00"] {
-        let lines = text.lines().filter(|line| line.starts_with("<polyline") && line.contains(colour)).count();
+        let lines =
+            text.lines().filter(|line| line.starts_with("<polyline") && line.contains(colour)).count();
         assert_eq!(lines, 3 + 1, "two gaps make three lines of each, and one stands in the legend");
     }
 }
