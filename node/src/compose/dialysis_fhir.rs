@@ -80,7 +80,7 @@ const AGENTS: &[(Anticoagulant, &str)] = &[
 pub fn to_fhir(session: &DialysisSession) -> Result<Composed, DialysisError> {
     let session = session.clone().checked()?;
     let procedure = procedure(&session);
-    let named = entry(&procedure)?;
+    let named = entry(0, &procedure)?;
     let part_of = Reference { reference: Some(named.full_url.clone()), display: None };
     let observations = observations(&session);
     let mut codes = codes_of([&procedure.code].into_iter().chain(&procedure.complication));
@@ -89,7 +89,7 @@ pub fn to_fhir(session: &DialysisSession) -> Result<Composed, DialysisError> {
         observation.part_of = vec![part_of.clone()];
         codes.extend(codes_of(std::iter::once(&observation.code)));
         codes.extend(codes_of(observation.component.iter().map(|component| &component.code)));
-        entries.push(entry(&observation)?);
+        entries.push(entry(entries.len(), &observation)?);
     }
     let bundle = Bundle { resource_type: "Bundle".to_owned(), kind: "collection".to_owned(), entry: entries };
     let json = serde_json::to_string(&bundle).map_err(|fault| json_fault(&fault))?;
@@ -120,10 +120,12 @@ fn codes_of<'a>(concepts: impl Iterator<Item = &'a Concept>) -> Vec<Code> {
     codings.map(|coding| Code { system: coding.system.clone(), code: coding.code.clone() }).collect()
 }
 
-/// A resource under a name made from its bytes: a UUID of version 8 (RFC 9562 section 5.8) over their blake3.
-fn entry(resource: &impl Serialize) -> Result<Entry, DialysisError> {
+/// A resource under a name made from its place and its bytes: a UUID of version 8 (RFC 9562 section 5.8) over their
+/// blake3. The place keeps two equal observations apart, as a Bundle demands (invariant bdl-7).
+fn entry(place: usize, resource: &impl Serialize) -> Result<Entry, DialysisError> {
     let text = serde_json::to_string(resource).map_err(|fault| json_fault(&fault))?;
-    let hash = blake3::derive_key("karte dialysis session 2026 entry name", text.as_bytes());
+    let hash =
+        blake3::derive_key("karte dialysis session 2026 entry name", format!("{place} {text}").as_bytes());
     let half = hash.first_chunk::<16>().copied().unwrap_or_default();
     let full_url = uuid::Builder::from_custom_bytes(half).into_uuid().urn().to_string();
     let resource = RawValue::from_string(text).map_err(|fault| json_fault(&fault))?;

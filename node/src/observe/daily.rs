@@ -97,7 +97,7 @@ pub struct Daily {
 pub fn how(code: &Code) -> How {
     // Steps; walking distance; energy burned; floors; energy taken in.
     const COUNTED: &[&str] =
-        &["55423-8", "41950-7", "55430-3", "41953-1", "41981-2", "41979-6", "100304-5", "9052-2"];
+        &["55423-8", "41950-7", "55430-3", "41953-1", "41981-2", "41979-6", "93819-1", "100304-5", "9052-2"];
     // Parts of meals, which have no code.
     const EATEN: &[&str] = &["Protein", "Salt", "Potassium", "Phosphorus", "Water"];
     let counted = match code.system.as_str() {

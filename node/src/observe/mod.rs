@@ -3,6 +3,7 @@
 //! For: values with code, unit, time and source, to be listed, compared and drawn. Not for: truth; that stays in
 //! the original bytes, and whatever is not understood for certain is left out rather than guessed.
 
+pub mod alike;
 pub mod analytes;
 pub mod daily;
 mod fhir;

@@ -37,8 +37,6 @@ const POINTS_MAX: usize = 120;
 pub enum PlotError {
     #[error("expected at least one day with data, got none")]
     Empty,
-    #[error("expected series of one unit, got {one} and {other}")]
-    Units { one: String, other: String },
     #[error("expected at most {SERIES_MAX} series, got {got}")]
     TooMany { got: usize },
     #[error("the picture could not be drawn")]
@@ -47,7 +45,8 @@ pub enum PlotError {
 
 type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-/// Draw `trends`, all of the same days and one unit, under `title`.
+/// Draw `trends`, all of the same days, under `title`. There is one axis, of the first one's unit; a trend in
+/// another, such as the pulse beside a blood pressure, is named as not drawn.
 pub fn svg(trends: &[Trend], title: &str) -> Result<String, PlotError> {
     let picture = Picture::of(trends)?;
     let mut text = String::new();
@@ -61,7 +60,8 @@ pub fn svg(trends: &[Trend], title: &str) -> Result<String, PlotError> {
 
 /// What is drawn, and its bounds.
 struct Picture<'t> {
-    trends: &'t [Trend],
+    trends: Vec<&'t Trend>,
+    not_drawn: Vec<&'t Trend>,
     rows: &'t [Row],
     unit: &'t str,
     low: f64,
@@ -70,20 +70,15 @@ struct Picture<'t> {
 
 impl<'t> Picture<'t> {
     fn of(trends: &'t [Trend]) -> Result<Self, PlotError> {
-        let first = trends.first().ok_or(PlotError::Empty)?;
+        let first = trends.iter().find(|trend| days(trend).next().is_some()).ok_or(PlotError::Empty)?;
+        let (trends, not_drawn): (Vec<_>, Vec<_>) = trends.iter().partition(|trend| trend.unit == first.unit);
         if trends.len() > SERIES_MAX {
             return Err(PlotError::TooMany { got: trends.len() });
         }
-        if let Some(other) = trends.iter().find(|trend| trend.unit != first.unit) {
-            return Err(PlotError::Units { one: first.unit.clone(), other: other.unit.clone() });
-        }
-        let values = trends.iter().flat_map(days).map(|(_, day)| y(day));
+        let values = trends.iter().flat_map(|trend| days(trend)).map(|(_, day)| y(day));
         let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
-        if low > high {
-            return Err(PlotError::Empty);
-        }
         let (low, high) = padded(low, high, first.how);
-        Ok(Self { trends, rows: &first.rows, unit: &first.unit, low, high })
+        Ok(Self { trends, not_drawn, rows: &first.rows, unit: &first.unit, low, high })
     }
 
     fn draw(&self, area: &DrawingArea<SVGBackend<'_>, Shift>, title: &str) -> Result<(), Failed> {
@@ -144,7 +139,9 @@ impl<'t> Picture<'t> {
     }
 
     fn has_legend(&self) -> bool {
-        self.trends.len() > 1 || self.trends.iter().flat_map(days).any(|(_, day)| day.outlier)
+        self.trends.len() > 1
+            || !self.not_drawn.is_empty()
+            || self.trends.iter().flat_map(|trend| days(trend)).any(|(_, day)| day.outlier)
     }
 
     fn legend(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), Failed> {
@@ -158,16 +155,27 @@ impl<'t> Picture<'t> {
                 x += 29 + advance(&trend.display) + 22;
             }
         }
-        if self.trends.iter().flat_map(days).any(|(_, day)| day.outlier) {
+        if self.trends.iter().flat_map(|trend| days(trend)).any(|(_, day)| day.outlier) {
             area.draw(&Circle::new((x + 8, 46), 7, OUTLIER.stroke_width(2)))?;
             area.draw_text("outlier", &style, (x + 22, 39))?;
+            x += 22 + advance("outlier") + 22;
+        }
+        if let Some(names) = self.left_out() {
+            area.draw_text(&format!("not drawn: {names}"), &style, (x, 39))?;
         }
         Ok(())
     }
 
+    /// What has another unit, with that unit.
+    fn left_out(&self) -> Option<String> {
+        let named = |trend: &&Trend| format!("{} ({})", trend.display, printed(&trend.unit));
+        let names: Vec<String> = self.not_drawn.iter().map(named).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
     /// The picture in sentences.
     fn told(&self) -> String {
-        let sentence = |trend: &Trend| {
+        let sentence = |trend: &&Trend| {
             let low = days(trend).map(|(_, day)| (day.summary.main(), day.date)).min();
             let high = days(trend).map(|(_, day)| (day.summary.main(), std::cmp::Reverse(day.date))).max();
             let last = days(trend).last().map(|(_, day)| (day.summary.main(), day.date));
@@ -186,7 +194,8 @@ impl<'t> Picture<'t> {
             )
         };
         let span = self.rows.first().zip(self.rows.last()).map(|(a, b)| format!("{} to {}", a.date, b.date));
-        let sentences: Vec<String> = self.trends.iter().map(sentence).collect();
+        let mut sentences: Vec<String> = self.trends.iter().map(sentence).collect();
+        sentences.extend(self.left_out().map(|names| format!("Not drawn: {names}.")));
         format!("{}, in {}. {}", span.unwrap_or_default(), printed(self.unit), sentences.join(" "))
     }
 }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use jiff::ToSpan;
 use jiff::civil::Date;
 
-use super::analytes::{NotConverted, Way, to_shown_digits};
+use super::alike::alike;
+use super::analytes::{NotConverted, Way, customary, to_shown_digits};
 use super::daily::{Day, How, Sample, Summary, daily, how, local_day};
 use super::units::{Conversion, UnitError};
 use super::{Observation, Value};
@@ -60,7 +61,7 @@ pub struct Apart {
     pub why: NotConverted,
 }
 
-/// The trend of `code`, and of each of its parts: a blood pressure (85354-9) has two. A `unit` that is no unit is an
+/// The trend of `code` with what is [`alike`], and of each of its parts: a blood pressure (85354-9) has two. A `unit` that is no unit is an
 /// error; a code without any quantity gives no trend.
 pub fn trends(observations: &[Observation], code: &Code, options: &Options) -> Result<Vec<Trend>, UnitError> {
     if let Some(unit) = &options.unit {
@@ -76,17 +77,18 @@ pub fn trends(observations: &[Observation], code: &Code, options: &Options) -> R
 }
 
 fn trend(observations: &[Observation], code: &Code, options: &Options) -> Option<Trend> {
-    let of_code: Vec<&Observation> = observations.iter().filter(|o| o.code == *code).collect();
-    let unit = options.unit.clone().or_else(|| commonest_unit(&of_code))?;
+    let of_code: Vec<&Observation> = observations.iter().filter(|o| alike(&o.code, code)).collect();
+    let unit = options.unit.clone().or_else(|| commonest_unit(&of_code, code))?;
     let (samples, apart) = in_unit(&of_code, code, &unit);
     if samples.is_empty() && apart.is_empty() {
         return None;
     }
     let last = samples.iter().filter_map(|sample| local_day(&sample.effective)).max();
     let rows = options.until.or(last).map(|until| rows(&samples, how(code), until, options.days));
+    let exact = of_code.iter().find(|o| o.code == *code);
     Some(Trend {
         code: code.clone(),
-        display: of_code.first()?.display.clone(),
+        display: exact.or(of_code.first())?.display.clone(),
         unit,
         how: how(code),
         rows: rows.unwrap_or_default(),
@@ -94,12 +96,14 @@ fn trend(observations: &[Observation], code: &Code, options: &Options) -> Option
     })
 }
 
-/// The unit most values have; of two alike, the first by name.
-fn commonest_unit(observations: &[&Observation]) -> Option<String> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+/// The unit most values have, those under the very code first; of two alike, the first by name.
+fn commonest_unit(observations: &[&Observation], code: &Code) -> Option<String> {
+    let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for observation in observations {
         if let Value::Quantity { unit, .. } = &observation.value {
-            *counts.entry(unit).or_default() += 1;
+            let (exact, all) = counts.entry(unit).or_default();
+            *exact += usize::from(observation.code == *code);
+            *all += 1;
         }
     }
     let most = counts.into_iter().min_by_key(|(unit, count)| (std::cmp::Reverse(*count), *unit));
@@ -107,13 +111,17 @@ fn commonest_unit(observations: &[&Observation]) -> Option<String> {
 }
 
 fn in_unit<'a>(observations: &[&'a Observation], code: &Code, unit: &str) -> (Vec<Sample<'a>>, Vec<Apart>) {
-    let mut ways: BTreeMap<&str, Result<Way, NotConverted>> = BTreeMap::new();
+    let mut ways: BTreeMap<(&str, &str), Result<Way, NotConverted>> = BTreeMap::new();
     let (mut samples, mut apart) = (Vec::new(), BTreeMap::new());
     for observation in observations {
         let Value::Quantity { value, unit: from } = &observation.value else {
             continue;
         };
-        let way = ways.entry(from).or_insert_with(|| Way::between(code, from, unit, None));
+        // Codes that differ only in how time is counted are no analytes, and their units suffice.
+        let to_code = Some(code).filter(|code| customary(code).is_some() && **code != observation.code);
+        let way = ways
+            .entry((&observation.code.code, from))
+            .or_insert_with(|| Way::between(&observation.code, from, unit, to_code));
         let told = way.as_ref().map_err(NotConverted::clone).and_then(|way| way.apply(*value));
         match told {
             Ok(told) => {

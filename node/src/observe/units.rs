@@ -175,6 +175,10 @@ fn atom(symbol: &str) -> Option<Counted> {
     }
 }
 
+/// Digits of a value that must survive the way back. 18: no laboratory states more, and what has more is itself the
+/// result of a conversion, with noise at its end.
+const DIGITS_STATED_MAX: u32 = 18;
+
 /// `number` as a `Decimal`, unless fewer than `digits` and two more of its digits would be left: then the way
 /// back could not return.
 fn decimal(number: Number, digits: u32) -> Option<Decimal> {
@@ -192,7 +196,8 @@ fn decimal(number: Number, digits: u32) -> Option<Decimal> {
         .checked_pow(surplus.unsigned_abs())
         .and_then(|n| Decimal::try_from_i128_with_scale(n, 0).ok())?;
     let kept = exact.checked_div(cut)?.round().mantissa();
-    let enough = mantissa == 0 || kept.unsigned_abs().checked_ilog10().is_some_and(|log| log > digits);
+    let enough = mantissa == 0
+        || kept.unsigned_abs().checked_ilog10().is_some_and(|log| log > digits.min(DIGITS_STATED_MAX));
     enough.then(|| Decimal::try_from_i128_with_scale(kept, PLACES_MAX.unsigned_abs()).ok())?
 }
 

@@ -131,6 +131,18 @@ fn a_bundle_is_what_fhir_readers_expect() {
 }
 
 #[test]
+fn equal_values_have_names_of_their_own() {
+    let mut session = full();
+    session.bp_during = session.bp_during.iter().chain(&session.bp_during).cloned().collect();
+    let json = to_fhir(&session).unwrap().json;
+    let names: Vec<_> =
+        json.split("\"fullUrl\":\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    let unique: std::collections::BTreeSet<_> = names.iter().collect();
+    assert_eq!(names.len(), unique.len());
+    assert!(names.iter().all(|name| name.starts_with("urn:uuid:")));
+}
+
+#[test]
 fn a_label_says_the_weights() {
     let facts = to_fhir(&full()).unwrap().facts;
     assert_eq!(

@@ -61,6 +61,53 @@ fn every_day_is_a_row_in_one_unit() {
 }
 
 #[test]
+fn two_countries_are_one_trend() {
+    let observations = [
+        observed("2345-7", 0, "118", "mg/dL"),
+        observed("14749-6", 1, "5.5", "mmol/L"),
+        observed("41653-7", 2, "130", "mg/dL"),
+        observed("22664-7", 2, "10.0", "mmol/L"),
+        observed("3094-0", 1, "28", "mg/dL"),
+        observed("4548-4", 1, "6.5", "%"),
+        observed("59261-8", 2, "48", "mmol/mol"),
+    ];
+    let told = |code: &str, unit: Option<&str>| {
+        let found = trends(&observations, &loinc(code), &last_days(9, unit)).unwrap().remove(0);
+        let values =
+            found.rows.into_iter().filter_map(|row| row.day).map(|day| day.summary.main().to_string());
+        (values.collect::<Vec<_>>().join(" "), found.unit, found.apart.len())
+    };
+    let expected = |values: &str, unit: &str, apart| (values.to_owned(), unit.to_owned(), apart);
+    assert_eq!(told("2345-7", None), expected("118 99.1", "mg/dL", 0), "a glucometer's is another specimen");
+    assert_eq!(told("14749-6", None), expected("6.55 5.5", "mmol/L", 0));
+    assert_eq!(told("3094-0", None), expected("28 28", "mg/dL", 0), "moles of urea, told as its nitrogen");
+    assert_eq!(told("22664-7", None), expected("10 10.0", "mmol/L", 0));
+    assert_eq!(told("22664-7", Some("mg/dL")).2, 2, "a mass of urea or of its nitrogen? neither is guessed");
+    assert_eq!(told("4548-4", None), expected("6.5 6.54", "%", 0));
+}
+
+#[test]
+fn a_total_of_the_day_meets_its_minutes() {
+    let over = |code: &str, hours: std::ops::Range<i64>, count: &str, name: &str| Observation {
+        effective: Effective {
+            start_ms: hours.start * DAY / 24,
+            end_ms: hours.end * DAY / 24,
+            offset_min: 0,
+        },
+        source: Source { name: name.to_owned(), ..Source::default() },
+        ..observed(code, 0, count, "{steps}")
+    };
+    let observations = [
+        over("41950-7", 0..24, "7000", "clip"),
+        over("55423-8", 8..9, "4000", "watch"),
+        over("55423-8", 18..19, "4200", "watch"),
+    ];
+    let found = trends(&observations, &loinc("41950-7"), &last_days(1, None)).unwrap().remove(0);
+    let day = found.rows[0].day.as_ref().unwrap();
+    assert_eq!((day.summary.main(), day.set_aside.join(",")), (d("8200"), "clip".to_owned()), "never 15,200");
+}
+
+#[test]
 fn a_window_ends_where_it_is_told() {
     let observations = [observed("2345-7", 0, "90", "mg/dL"), observed("2345-7", 9, "95", "mg/dL")];
     let options = Options { days: 3, unit: None, until: Some(date(1970, 1, 3)) };

@@ -147,6 +147,8 @@ const PAIRS: &[(&str, &str)] = &[
 ];
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_048))]
+
     /// There and back is the value that was written, at its own digits.
     #[test]
     fn the_way_back_returns(mantissa in -999_999_999_i64..999_999_999, scale in 0_u32..7, pair in 0..PAIRS.len()) {
