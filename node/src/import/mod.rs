@@ -21,6 +21,7 @@ mod sniff;
 #[cfg(test)]
 mod tests;
 mod time;
+mod wearable;
 
 use std::borrow::Cow;
 use std::fs::File;
