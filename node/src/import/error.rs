@@ -51,7 +51,9 @@ pub enum ImportError {
     BundleTooDeep { max: u32 },
     #[error("{count} more records of this file were refused; correct the first ones and import it again")]
     AndMore { count: u64 },
-    #[error("expected one person in the file, got {count}; choose one with --person ID, or all of them, kept apart, with --person all")]
+    #[error(
+        "expected one person in the file, got {count}; choose one with --person ID, or all of them, kept apart, with --person all"
+    )]
     SeveralPeople { count: usize },
     #[error("expected rows of the chosen person, got none among {count} people")]
     PersonNotInFile { count: usize },
@@ -79,11 +81,15 @@ pub enum ImportError {
     DateAmbiguous { column: String },
     #[error("expected a number in column \"{column}\", got something else")]
     NumberUnread { column: String },
-    #[error("expected the rows of a day together in a file this long, got one of a day that was finished; sort it by time")]
+    #[error(
+        "expected the rows of a day together in a file this long, got one of a day that was finished; sort it by time"
+    )]
     RowOutOfOrder,
     #[error("expected a CSV mapping, got a fault: {fault}")]
     Mapping { fault: String },
-    #[error("expected a CSV that one of the mappings knows by its header, got another; write one and name it with --map")]
+    #[error(
+        "expected a CSV that one of the mappings knows by its header, got another; write one and name it with --map"
+    )]
     NoMapping,
     #[error("expected {what} in the answer of {vendor}, got {got}")]
     VendorAnswer { vendor: &'static str, what: &'static str, got: &'static str },
@@ -97,11 +103,15 @@ pub enum ImportError {
     FitTooLong { max: u64 },
     #[error("expected FIT messages, got a fault: {fault}")]
     FitFault { fault: &'static str },
-    #[error("expected what the schema {schema} says of \"{field}\", got a value that breaks its rule \"{rule}\"")]
+    #[error(
+        "expected what the schema {schema} says of \"{field}\", got a value that breaks its rule \"{rule}\""
+    )]
     SchemaBroken { schema: String, field: String, rule: String },
     #[error("expected a schema that can be used for {schema}, got: {fault}")]
     SchemaUnusable { schema: String, fault: String },
-    #[error("expected \"{field}\" in a data point of Open mHealth, got none that can be read; state its schemas with --schemas DIR")]
+    #[error(
+        "expected \"{field}\" in a data point of Open mHealth, got none that can be read; state its schemas with --schemas DIR"
+    )]
     DataPointUnread { field: String },
 }
 
@@ -110,4 +120,3 @@ impl From<std::io::Error> for ImportError {
         Self::Unreadable { got: error.to_string() }
     }
 }
-

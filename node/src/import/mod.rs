@@ -21,7 +21,8 @@ mod sniff;
 #[cfg(test)]
 mod tests;
 mod time;
-mod wearable;
+#[allow(dead_code, unused_imports, reason = "its readers are chosen in `choose` by the change that reads archives")]
+pub(crate) mod wearable;
 
 use std::borrow::Cow;
 use std::fs::File;

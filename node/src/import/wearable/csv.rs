@@ -46,7 +46,8 @@ pub(super) fn read(
 ) -> ControlFlow<(), Counts> {
     let mut input = BufReader::with_capacity(64 * 1024, input);
     let mut header = Vec::new();
-    let opened = next_row(&mut input, &mut header).and_then(|any| any.then_some(()).ok_or(ImportError::Empty));
+    let opened =
+        next_row(&mut input, &mut header).and_then(|any| any.then_some(()).ok_or(ImportError::Empty));
     match opened.and_then(|()| Plan::new(map, &header)) {
         Err(reason) => sink.refused(origin, reason)?,
         Ok(plan) => rows(&mut input, &plan, Days::new(&plan, header, origin, options), sink)?,
@@ -54,7 +55,12 @@ pub(super) fn read(
     ControlFlow::Continue(Counts::default())
 }
 
-fn rows(input: &mut dyn BufRead, plan: &Plan<'_>, mut days: Days<'_>, sink: &mut Sink<'_>) -> ControlFlow<()> {
+fn rows(
+    input: &mut dyn BufRead,
+    plan: &Plan<'_>,
+    mut days: Days<'_>,
+    sink: &mut Sink<'_>,
+) -> ControlFlow<()> {
     let (mut cells, mut row) = (Cells::new(plan.delimiter), Vec::new());
     for number in 2_u64.. {
         let place = |origin: &str| format!("{origin} row {number}");
@@ -259,7 +265,11 @@ impl<'a> Days<'a> {
         }
         .facts();
         facts.profiles = map.profiles();
-        Finding { bytes: Body::Memory(bytes), facts, origin: format!("{} row {}", self.origin, day.first_row) }
+        Finding {
+            bytes: Body::Memory(bytes),
+            facts,
+            origin: format!("{} row {}", self.origin, day.first_row),
+        }
     }
 
     /// The codes of the values that are there, each after the whole it is a part of.

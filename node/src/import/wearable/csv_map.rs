@@ -139,11 +139,14 @@ impl CsvMap {
         let mut text = String::new();
         for said in profiles.iter().filter_map(|profile| profile.strip_prefix(URN)) {
             let Some(piece) = said.strip_prefix("json:") else {
-                return builtin(said).cloned().ok_or_else(|| fault("this program has no mapping of that name"));
+                return builtin(said)
+                    .cloned()
+                    .ok_or_else(|| fault("this program has no mapping of that name"));
             };
             text.push_str(piece.split_once(':').map_or("", |(_, piece)| piece));
         }
-        let map: Self = serde_json::from_str(&text).map_err(|_| fault("a record does not say its mapping"))?;
+        let map: Self =
+            serde_json::from_str(&text).map_err(|_| fault("a record does not say its mapping"))?;
         map.checked()
     }
 
@@ -248,7 +251,8 @@ mod tests {
 
     #[test]
     fn a_mapping_with_a_fault_is_refused_by_its_field() {
-        let text = include_str!("maps/scale.toml").replace("kind = \"daily/weight\"", "kind = \"fhir/Patient\"");
+        let text =
+            include_str!("maps/scale.toml").replace("kind = \"daily/weight\"", "kind = \"fhir/Patient\"");
         let refused = CsvMap::from_toml(&text).unwrap_err().to_string();
         assert!(refused.contains("\"kind\""), "{refused}");
         assert!(CsvMap::from_toml("name = 3").is_err());

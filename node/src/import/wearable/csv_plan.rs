@@ -117,7 +117,8 @@ impl<'m> Plan<'m> {
 
     pub(super) fn when(&self, cells: &[String]) -> Result<When, ImportError> {
         let cell = cells.get(self.date).map_or("", String::as_str);
-        let (day, mut time) = read_date(cell, &self.map.time.date_formats).ok_or_else(|| self.unread(cell))?;
+        let (day, mut time) =
+            read_date(cell, &self.map.time.date_formats).ok_or_else(|| self.unread(cell))?;
         if let Some(at) = self.clock {
             let text = cells.get(at).map_or("", String::as_str);
             if !text.is_empty() {

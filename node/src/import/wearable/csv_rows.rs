@@ -86,7 +86,9 @@ impl Cells {
         let (result, read, _, count) = self.parser.read_record(&self.row, &mut self.bytes, &mut self.ends);
         match result {
             csv_core::ReadRecordResult::Record if self.row.get(read..).is_none_or(blank) => Ok(count),
-            csv_core::ReadRecordResult::OutputEndsFull => Err(ImportError::TooManyColumns { max: COLUMNS_MAX }),
+            csv_core::ReadRecordResult::OutputEndsFull => {
+                Err(ImportError::TooManyColumns { max: COLUMNS_MAX })
+            }
             _ => Err(ImportError::CsvQuotes),
         }
     }
@@ -152,7 +154,10 @@ mod tests {
         assert!(next_row(&mut input, &mut row).unwrap());
         assert_eq!(row, b"next\n");
         let wide = ",".repeat(COLUMNS_MAX + 5);
-        assert_eq!(Cells::new(',').split(wide.as_bytes()), Err(ImportError::TooManyColumns { max: COLUMNS_MAX }));
+        assert_eq!(
+            Cells::new(',').split(wide.as_bytes()),
+            Err(ImportError::TooManyColumns { max: COLUMNS_MAX })
+        );
     }
 
     proptest! {

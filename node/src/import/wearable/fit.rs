@@ -165,6 +165,15 @@ fn seconds(record: &FitDataRecord, name: &str) -> Option<i64> {
     }
 }
 
+/// The library leaves a weight in hundredths of a kilogram, as it stands in the file (FIT profile, `weight`).
+fn weight(record: &FitDataRecord) -> Option<Decimal> {
+    let value = number(record, "weight")?;
+    match field(record, "weight")? {
+        Held::Float32(_) | Held::Float64(_) => Some(value),
+        _ => value.checked_div(Decimal::ONE_HUNDRED).map(|kilograms| kilograms.normalize()),
+    }
+}
+
 /// Scaled numbers pass through a double in the library; its shortest form is the decimal that the device meant.
 fn number(record: &FitDataRecord, name: &str) -> Option<Decimal> {
     match field(record, name)? {
@@ -240,10 +249,9 @@ fn observe_message(record: &FitDataRecord, told: &Told, out: &mut Vec<Observatio
             ("total_strides", ("urn:karte:fit|strides", "1", "Strides")),
         ],
         MesgNum::Record => &[("heart_rate", ("8867-4", "/min", "Heart rate"))],
-        MesgNum::WeightScale => &[
-            ("weight", ("29463-7", "kg", "Body weight")),
-            ("percent_fat", ("41982-0", "%", "Body fat")),
-        ],
+        MesgNum::WeightScale => {
+            &[("weight", ("29463-7", "kg", "Body weight")), ("percent_fat", ("41982-0", "%", "Body fat"))]
+        }
         MesgNum::BloodPressure => &[
             ("systolic_pressure", ("8480-6", "mm[Hg]", "Systolic blood pressure")),
             ("diastolic_pressure", ("8462-4", "mm[Hg]", "Diastolic blood pressure")),
@@ -257,7 +265,8 @@ fn observe_message(record: &FitDataRecord, told: &Told, out: &mut Vec<Observatio
     };
     let Some(when) = when(record, told) else { return };
     for (name, what) in known {
-        let Some(value) = number(record, name) else { continue };
+        let value = if *name == "weight" { weight(record) } else { number(record, name) };
+        let Some(value) = value else { continue };
         let mut said = quantity(*what, value, when, &told.source);
         said.part_of = name.ends_with("_pressure").then(|| super::day::code("85354-9"));
         out.push(said);

@@ -24,7 +24,13 @@ const COUNTED: &[(&str, &str, &str, &str, &str)] = &[
     ("floors", "100304-5", "1", "Floors climbed", "daily/floors"),
     ("calories", "41981-2", "kcal", "Energy burned", "daily/energy"),
     ("minutesSedentary", "urn:karte:fitbit|minutesSedentary", "min", "Sedentary", "daily/activity"),
-    ("minutesLightlyActive", "urn:karte:fitbit|minutesLightlyActive", "min", "Lightly active", "daily/activity"),
+    (
+        "minutesLightlyActive",
+        "urn:karte:fitbit|minutesLightlyActive",
+        "min",
+        "Lightly active",
+        "daily/activity",
+    ),
     ("minutesFairlyActive", "urn:karte:fitbit|minutesFairlyActive", "min", "Fairly active", "daily/activity"),
     ("minutesVeryActive", "urn:karte:fitbit|minutesVeryActive", "min", "Very active", "daily/activity"),
 ];
@@ -169,7 +175,10 @@ fn sleep_parts(text: &str, fields: &Fields<'_>) -> Result<Vec<Part>, ImportError
         true => text.to_owned(),
         false => format!("{{\"sleep\":{}}}", join(elements)),
     };
-    Ok(days.iter().map(|(day, list)| part(wrapped(list), "sleep", "daily/sleep", "Sleep", Some(*day))).collect())
+    Ok(days
+        .iter()
+        .map(|(day, list)| part(wrapped(list), "sleep", "daily/sleep", "Sleep", Some(*day)))
+        .collect())
 }
 
 type Days<'a> = BTreeMap<Date, Vec<&'a RawValue>>;
@@ -325,7 +334,11 @@ fn observe_activity(activity: &Activity, out: &mut Vec<Observation>) {
     };
     let Some(when) = when else { return };
     out.extend(activity.name.iter().map(|name| said(("urn:karte:workout|name", "Workout"), name, when)));
-    let value = |what, value: Option<Exact>| value.map(|value: Exact| quantity(what, value.0, when, &source()));
-    out.extend(value(("55423-8", "{steps}", "Steps"), activity.steps.filter(|steps| steps.0 > Decimal::ZERO)));
+    let value =
+        |what, value: Option<Exact>| value.map(|value: Exact| quantity(what, value.0, when, &source()));
+    out.extend(value(
+        ("55423-8", "{steps}", "Steps"),
+        activity.steps.filter(|steps| steps.0 > Decimal::ZERO),
+    ));
     out.extend(value(("41981-2", "kcal", "Energy burned"), activity.calories));
 }

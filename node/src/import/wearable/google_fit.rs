@@ -37,7 +37,8 @@ const ACTIVITIES: &[(i64, &str)] = &[
 ];
 
 pub(super) fn claims(fields: &Fields<'_>) -> bool {
-    fields.contains_key("dataSourceId") && (fields.contains_key("point") || fields.contains_key("minStartTimeNs"))
+    fields.contains_key("dataSourceId")
+        && (fields.contains_key("point") || fields.contains_key("minStartTimeNs"))
 }
 
 #[derive(Deserialize)]
@@ -100,7 +101,11 @@ pub(super) fn parts(text: &str, fields: &Fields<'_>) -> Result<Vec<Part>, Import
     let wrapped = |elements: &[&RawValue]| match alone {
         true => text.to_owned(),
         false => {
-            format!("{{\"dataSourceId\":{},\"point\":{}}}", serde_json::Value::from(stream.as_str()), join(elements))
+            format!(
+                "{{\"dataSourceId\":{},\"point\":{}}}",
+                serde_json::Value::from(stream.as_str()),
+                join(elements)
+            )
         }
     };
     let part = |(day, kind): &(Date, &'static str), list: &[&RawValue]| Part {

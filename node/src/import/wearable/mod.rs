@@ -178,9 +178,8 @@ pub(crate) fn observations(
     bytes: &[u8],
 ) -> Result<Vec<Observation>, ImportError> {
     let (essence, format) = media_type.split_once("; format=").unwrap_or((media_type, ""));
-    let text = || {
-        std::str::from_utf8(bytes).map_err(|error| ImportError::NotUtf8 { offset: error.valid_up_to() })
-    };
+    let text =
+        || std::str::from_utf8(bytes).map_err(|error| ImportError::NotUtf8 { offset: error.valid_up_to() });
     match (essence, format.split('.').next().unwrap_or_default()) {
         ("text/csv", _) if !format.is_empty() => csv::observations(profiles, bytes),
         ("application/vnd.ant.fit", _) => fit::observations(bytes),

@@ -2,8 +2,8 @@
 //!
 //! For: reading what is there into observations. Not for: judging it; that is the schemas' work.
 
-use jiff::civil::Date;
 use jiff::Timestamp;
+use jiff::civil::Date;
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use serde::Deserialize;
@@ -157,7 +157,11 @@ struct UnitValue {
 }
 
 /// Every value of a body that has a time.
-pub(super) fn observe(body: &Fields<'_>, source: &Source, out: &mut Vec<Observation>) -> Result<(), ImportError> {
+pub(super) fn observe(
+    body: &Fields<'_>,
+    source: &Source,
+    out: &mut Vec<Observation>,
+) -> Result<(), ImportError> {
     observe_at(body, source, 0, out)
 }
 

@@ -24,6 +24,9 @@ const SCHEMA_BYTES_MAX: u64 = 1024 * 1024;
 /// Where relative references start; nothing is ever asked there.
 const BASE: &str = "https://schemas.invalid";
 
+/// The name of a field where a body is one value, or breaks a rule as a whole.
+const WHOLE: &str = "the whole body";
+
 /// A schema's name: `omh:body-weight/2.0`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct SchemaId {
@@ -64,7 +67,9 @@ impl SchemaId {
     fn from_format(format: &str) -> Option<Self> {
         let (namespace, rest) = format.split_once('.')?;
         let (name, version) = rest.rsplit_once('-')?;
-        Self { namespace: namespace.to_owned(), name: name.to_owned(), version: version.to_owned() }.checked().ok()
+        Self { namespace: namespace.to_owned(), name: name.to_owned(), version: version.to_owned() }
+            .checked()
+            .ok()
     }
 }
 
@@ -119,10 +124,15 @@ pub(super) fn finding(
     let header = if stated.is_none() { header(&outer)? } else { None };
     let id = stated.cloned().or_else(|| header.as_ref().map(|header| header.schema_id.clone()));
     let id = id.ok_or_else(|| unread("header.schema_id"))?.checked()?;
-    let body = if header.is_some() { whole.get("body").cloned().unwrap_or(Json::Null) } else { whole.clone() };
+    let body =
+        if header.is_some() { whole.get("body").cloned().unwrap_or(Json::Null) } else { whole.clone() };
     let mut judged = false;
     if let Some(folder) = schemas {
-        let point = SchemaId { namespace: "omh".to_owned(), name: "data-point".to_owned(), version: "1.x".to_owned() };
+        let point = SchemaId {
+            namespace: "omh".to_owned(),
+            name: "data-point".to_owned(),
+            version: "1.x".to_owned(),
+        };
         if header.is_some() {
             judge(&whole, &point, folder)?;
         }
@@ -197,12 +207,13 @@ fn observations_of(
 
 /// Whether there is a schema to judge by; an error when it is broken.
 fn judge(body: &Json, id: &SchemaId, folder: &Path) -> Result<bool, ImportError> {
-    let Some(path) = find(folder, &id.namespace, &format!("{}-{}.json", id.name, id.version)) else {
+    let name = format!("{}-{}.json", id.name, id.version);
+    let Some(found) = find(folder, &id.namespace, &name) else {
         return Ok(false);
     };
-    let unusable = |fault: &str| ImportError::SchemaUnusable { schema: id.to_string(), fault: clean(fault, 200) };
-    let schema = load(&path).map_err(|error| unusable(&error.to_string()))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let unusable =
+        |fault: &str| ImportError::SchemaUnusable { schema: id.to_string(), fault: clean(fault, 200) };
+    let schema = found.load().map_err(|error| unusable(&error.to_string()))?;
     let validator = jsonschema::options()
         .with_base_uri(format!("{BASE}/{}/{name}", id.namespace))
         .with_retriever(Folder(folder.to_owned()))
@@ -228,8 +239,10 @@ fn broken(id: &SchemaId, error: &ValidationError<'_>) -> ImportError {
 
 /// Where no field is named, the ones that the alternatives of a rule would have: `/date_time or /time_interval`.
 fn candidates(error: &ValidationError<'_>) -> String {
-    let (ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context }) = error.kind() else {
-        return "/".to_owned();
+    let (ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context }) =
+        error.kind()
+    else {
+        return WHOLE.to_owned();
     };
     let mut names: Vec<String> = Vec::new();
     for inner in context.iter().flatten() {
@@ -241,7 +254,7 @@ fn candidates(error: &ValidationError<'_>) -> String {
             names.push(name);
         }
     }
-    if names.is_empty() { "/".to_owned() } else { names.join(" or ") }
+    if names.is_empty() { WHOLE.to_owned() } else { names.join(" or ") }
 }
 
 /// Schemas of a folder, by the last two parts of their address.
@@ -253,31 +266,55 @@ impl Retrieve for Folder {
         let mut parts = path.rsplit('/');
         let (file, space) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let space = space.strip_suffix("-1752-schema").unwrap_or(space);
-        let found = find(&self.0, space, file).ok_or_else(|| format!("no schema {space}/{file}"))?;
-        load(&found)
+        find(&self.0, space, file).ok_or_else(|| format!("no schema {space}/{file}"))?.load()
     }
 }
 
-fn load(path: &Path) -> Result<Json, Box<dyn std::error::Error + Send + Sync>> {
-    let file = std::fs::File::open(path)?;
-    if file.metadata()?.len() > SCHEMA_BYTES_MAX {
-        return Err(format!("expected a schema of at most {SCHEMA_BYTES_MAX} bytes").into());
-    }
-    Ok(serde_json::from_reader(std::io::BufReader::new(file))?)
+/// A schema's file, and whether it stands in for one of IEEE.
+struct Found {
+    path: PathBuf,
+    instead: bool,
 }
 
-/// The file of a schema; for a version `1.x`, or none, the newest 1; for one of IEEE that is not there, the Open
-/// mHealth one.
-fn find(folder: &Path, space: &str, file: &str) -> Option<PathBuf> {
+impl Found {
+    fn load(&self) -> Result<Json, Box<dyn std::error::Error + Send + Sync>> {
+        let file = std::fs::File::open(&self.path)?;
+        if file.metadata()?.len() > SCHEMA_BYTES_MAX {
+            return Err(format!("expected a schema of at most {SCHEMA_BYTES_MAX} bytes").into());
+        }
+        let mut schema: Json = serde_json::from_reader(std::io::BufReader::new(file))?;
+        if self.instead {
+            without_parts_of_day(&mut schema);
+        }
+        Ok(schema)
+    }
+}
+
+/// IEEE 1752.1 took over the intervals of Open mHealth but for "the evening of a day".
+fn without_parts_of_day(schema: &mut Json) {
+    let part =
+        |one: &Json| one["required"].as_array().is_some_and(|names| names.iter().any(|n| n == "part_of_day"));
+    if let Some(Json::Array(alternatives)) = schema.get_mut("oneOf") {
+        alternatives.retain(|one| !part(one));
+    }
+}
+
+/// The file of a schema; for a version `1.x`, or none, the newest 1. For one of IEEE that is not there, the Open
+/// mHealth one of that name, and for a unit value of a kind, the plain unit value.
+fn find(folder: &Path, space: &str, file: &str) -> Option<Found> {
     if !is_plain(space) || !is_plain(file) {
         return None;
     }
-    let here = |space: &str| {
+    let here = |space: &str, file: &str| {
         let exact = folder.join(space).join(file);
         if exact.is_file() { Some(exact) } else { newest(&folder.join(space), file) }
     };
-    let instead = || (space == "ieee").then(|| here("omh")).flatten();
-    here(space).or_else(instead)
+    if let Some(path) = here(space, file) {
+        return Some(Found { path, instead: false });
+    }
+    let plain = file.find("unit-value").and_then(|at| file.get(at..));
+    let other = (space == "ieee").then(|| here("omh", file).or_else(|| here("omh", plain?)))?;
+    other.map(|path| Found { path, instead: true })
 }
 
 fn newest(folder: &Path, file: &str) -> Option<PathBuf> {
@@ -287,7 +324,8 @@ fn newest(folder: &Path, file: &str) -> Option<PathBuf> {
         let rest = name.strip_prefix(&stem)?.strip_suffix(".json")?;
         rest.split('.').map(|part| part.parse().ok()).collect()
     };
-    let names = std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names =
+        std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let best = names.filter_map(|name| Some((version(&name)?, name))).max()?;
     Some(folder.join(best.1))
 }

@@ -94,10 +94,15 @@ fn finding(vendor: Vendor, part: Part, origin: &str) -> Result<Finding, ImportEr
 
 pub(super) fn category(kind: &str) -> &'static str {
     match kind {
-        "daily/weight" | "daily/body-fat" | "daily/height" | "daily/blood-pressure" | "daily/heart-rate"
-        | "daily/glucose" | "daily/oxygen-saturation" | "daily/temperature" | "daily/respiratory-rate" => {
-            "vital-signs"
-        }
+        "daily/weight"
+        | "daily/body-fat"
+        | "daily/height"
+        | "daily/blood-pressure"
+        | "daily/heart-rate"
+        | "daily/glucose"
+        | "daily/oxygen-saturation"
+        | "daily/temperature"
+        | "daily/respiratory-rate" => "vital-signs",
         "daily/nutrition" => "nutrition",
         _ => "activity",
     }
@@ -223,7 +228,11 @@ pub(super) struct Whole(pub(super) i64);
 impl<'de> Deserialize<'de> for Whole {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(from)?;
-        raw.get().trim_matches('"').parse().map(Self).map_err(|_| serde::de::Error::custom("expected a whole number"))
+        raw.get()
+            .trim_matches('"')
+            .parse()
+            .map(Self)
+            .map_err(|_| serde::de::Error::custom("expected a whole number"))
     }
 }
 

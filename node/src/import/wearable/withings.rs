@@ -128,7 +128,14 @@ pub(super) fn parts(text: &str, outer: &Fields<'_>) -> Result<Vec<Part>, ImportE
     }
 }
 
-fn part(text: String, shape: &str, kind: &'static str, title: &'static str, day: Date, clock: &Clock) -> Part {
+fn part(
+    text: String,
+    shape: &str,
+    kind: &'static str,
+    title: &'static str,
+    day: Date,
+    clock: &Clock,
+) -> Part {
     let (shape, source) = (shape.to_owned(), "withings".to_owned());
     Part { text, shape, kind, title, source, day: Some(day), clock: clock.clone() }
 }
@@ -166,7 +173,14 @@ fn measure_parts(text: &str, body: &Fields<'_>) -> Result<Vec<Part>, ImportError
             "daily/heart-rate" => "Heart rate",
             _ => "Body measures",
         };
-        part(wrapped(list), &format!("measures-{}", kind.trim_start_matches("daily/")), kind, title, *day, &clock)
+        part(
+            wrapped(list),
+            &format!("measures-{}", kind.trim_start_matches("daily/")),
+            kind,
+            title,
+            *day,
+            &clock,
+        )
     };
     Ok(days.iter().map(|(key, list)| part(key, list)).collect())
 }
