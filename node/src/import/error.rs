@@ -115,6 +115,68 @@ pub enum ImportError {
     Export { what: &'static str },
     #[error("{count} more records of this file were refused; correct the first ones and import it again")]
     AndMore { count: u64 },
+    #[error(
+        "expected one person in the file, got {count}; choose one with --person ID, or all of them, kept apart, with --person all"
+    )]
+    SeveralPeople { count: usize },
+    #[error("expected rows of the chosen person, got none among {count} people")]
+    PersonNotInFile { count: usize },
+    #[error(
+        "expected a file of at most {max} bytes when it may hold several people; choose one with --person ID, or --person all"
+    )]
+    PersonNotChosen { max: u64 },
+    #[error("expected at most {max} people and days in a file, got more")]
+    TooManyDays { max: usize },
+    #[error("expected a column \"{column}\", got none")]
+    ColumnMissing { column: String },
+    #[error("expected {expected} cells in a row, got {got}")]
+    CellCount { expected: usize, got: usize },
+    #[error("expected at most {max} columns, got more")]
+    TooManyColumns { max: usize },
+    #[error("expected a row of CSV (RFC 4180), got quotes that do not fit")]
+    CsvQuotes,
+    #[error("expected UTF-8 or Shift_JIS, got other bytes")]
+    TextEncoding,
+    #[error("expected a time in column \"{column}\", got none that its formats read")]
+    TimeUnread { column: String },
+    #[error(
+        "expected a date that means one day in column \"{column}\", got one that could be two; state the order of day and month with --map"
+    )]
+    DateAmbiguous { column: String },
+    #[error("expected a number in column \"{column}\", got something else")]
+    NumberUnread { column: String },
+    #[error(
+        "expected the rows of a day together in a file this long, got one of a day that was finished; sort it by time"
+    )]
+    RowOutOfOrder,
+    #[error("expected a CSV mapping, got a fault: {fault}")]
+    Mapping { fault: String },
+    #[error(
+        "expected a CSV that one of the mappings knows by its header, got another; write one and name it with --map"
+    )]
+    NoMapping,
+    #[error("expected {what} in the answer of {vendor}, got {got}")]
+    VendorAnswer { vendor: &'static str, what: &'static str, got: &'static str },
+    #[error("expected a FIT file header (12 or 14 bytes and \".FIT\"), got another")]
+    FitHeader,
+    #[error("expected the FIT checksum {expected:#06x} that the file states, got {got:#06x} for its bytes")]
+    FitCrc { expected: u16, got: u16 },
+    #[error("expected a FIT file of {expected} bytes, got one cut short at {got}")]
+    FitCutShort { expected: u64, got: u64 },
+    #[error("expected at most {max} messages in a FIT file, got more")]
+    FitTooLong { max: u64 },
+    #[error("expected FIT messages, got a fault: {fault}")]
+    FitFault { fault: &'static str },
+    #[error(
+        "expected what the schema {schema} says of \"{field}\", got a value that breaks its rule \"{rule}\""
+    )]
+    SchemaBroken { schema: String, field: String, rule: String },
+    #[error("expected a schema that can be used for {schema}, got: {fault}")]
+    SchemaUnusable { schema: String, fault: String },
+    #[error(
+        "expected \"{field}\" in a data point of Open mHealth, got none that can be read; state its schemas with --schemas DIR"
+    )]
+    DataPointUnread { field: String },
 }
 
 impl ImportError {

@@ -29,6 +29,7 @@ mod sniff;
 mod tests;
 pub(crate) mod time;
 mod walk;
+pub(crate) mod wearable;
 mod xml;
 
 use std::borrow::Cow;
