@@ -51,6 +51,8 @@ pub enum ImportError {
     BundleTooDeep { max: u32 },
     #[error("{count} more records of this file were refused; correct the first ones and import it again")]
     AndMore { count: u64 },
+    #[error(transparent)]
+    Dicom(#[from] super::dicom::DicomFault),
 }
 
 impl From<std::io::Error> for ImportError {

@@ -7,6 +7,8 @@
 //! A new format is one file here, and one line in [`choose`].
 
 mod bundle;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "called once an import makes two passes"))]
+mod dicom;
 mod document;
 mod error;
 mod facts;
@@ -30,6 +32,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 
+pub use self::dicom::{DicomFault, PixelFault, Tag};
 pub use self::error::ImportError;
 pub use self::facts::{Body, Code, Effective, Facts, Finding, Group, TITLE_BYTES_MAX};
 use self::sink::{Place, Sink};
