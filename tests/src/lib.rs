@@ -10,6 +10,7 @@ pub mod binary;
 pub mod bytes;
 pub mod chance;
 pub mod daemon;
+pub mod dicom;
 pub mod home;
 pub mod outside;
 pub mod synthetic;

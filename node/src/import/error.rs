@@ -99,7 +99,7 @@ pub enum ImportError {
     NameTooLong { max: usize },
     #[error("expected a startDate, dateComponents, dateIssued or receivedDate, got none that is a date")]
     NoDate,
-    #[error("expected at most {max} days of values in one export, got more")]
+    #[error("expected at most {max} days of values of all people in one file, got more")]
     TooManyDays { max: usize },
     #[error("expected a line of at most {max} bytes, got a longer one")]
     LineTooLong { max: u64 },
@@ -125,8 +125,6 @@ pub enum ImportError {
         "expected a file of at most {max} bytes when it may hold several people; choose one with --person ID, or --person all"
     )]
     PersonNotChosen { max: u64 },
-    #[error("expected at most {max} people and days in a file, got more")]
-    TooManyDays { max: usize },
     #[error("expected a column \"{column}\", got none")]
     ColumnMissing { column: String },
     #[error("expected {expected} cells in a row, got {got}")]
@@ -177,6 +175,8 @@ pub enum ImportError {
         "expected \"{field}\" in a data point of Open mHealth, got none that can be read; state its schemas with --schemas DIR"
     )]
     DataPointUnread { field: String },
+    #[error(transparent)]
+    Dicom(#[from] super::dicom::DicomFault),
 }
 
 impl ImportError {

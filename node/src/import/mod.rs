@@ -11,6 +11,7 @@ mod apple;
 mod archive;
 mod bundle;
 mod choose;
+mod dicom;
 mod document;
 mod error;
 mod facts;
@@ -38,6 +39,7 @@ use std::path::PathBuf;
 
 pub use self::apple::observations as apple_health_observations;
 use self::choose::{Chosen, choose};
+pub use self::dicom::{DicomFault, PixelFault, Tag};
 pub use self::error::ImportError;
 pub use self::facts::{Body, Code, Effective, Facts, Finding, Group, Proof, TITLE_BYTES_MAX};
 use self::item::Item;
