@@ -120,11 +120,17 @@ fn whole(bytes: &[u8]) -> Result<(), ImportError> {
 
 fn decode(bytes: &[u8], with: &mut dyn FnMut(&FitDataRecord)) -> Result<(), ImportError> {
     let (mut rest, mut processor, mut messages) = (bytes, FitStreamProcessor::new(), 0_u64);
+    let mut unproved = false;
     while !rest.is_empty() {
         let (after, object) = processor.deserialize_next(rest).map_err(|error| fault(&error))?;
         match object {
-            FitObject::Crc(_) => processor.reset(),
-            FitObject::Header(_) => {}
+            FitObject::Crc(_) => {
+                unproved = false;
+                processor.reset();
+            }
+            // A message that runs over the checksum would let the library go on without one.
+            FitObject::Header(_) if unproved => return Err(RUNS_OVER),
+            FitObject::Header(_) => unproved = true,
             FitObject::DefinitionMessage(_) => messages += 1,
             FitObject::DataMessage(message) => {
                 messages += 1;
@@ -136,8 +142,10 @@ fn decode(bytes: &[u8], with: &mut dyn FnMut(&FitDataRecord)) -> Result<(), Impo
         }
         rest = after;
     }
-    Ok(())
+    if unproved { Err(RUNS_OVER) } else { Ok(()) }
 }
+
+const RUNS_OVER: ImportError = ImportError::FitFault { fault: "a message that runs over the checksum" };
 
 fn fault(error: &ErrorKind) -> ImportError {
     let fault = match error {

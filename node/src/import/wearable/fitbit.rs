@@ -306,8 +306,11 @@ fn said(what: (&str, &str), text: &str, effective: Effective) -> Observation {
     }
 }
 
+/// Code, unit and words.
+type What = (&'static str, &'static str, &'static str);
+
 fn observe_summary(summary: &Summary, day: Effective, out: &mut Vec<Observation>) {
-    let values: [((&str, &str, &str), Option<Exact>); 8] = [
+    let values: [(What, Option<Exact>); 8] = [
         (("41950-7", "{steps}", "Steps in a day"), summary.steps),
         (("41981-2", "kcal", "Energy burned"), summary.calories_out),
         (("100304-5", "1", "Floors climbed"), summary.floors),
