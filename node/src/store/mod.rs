@@ -25,7 +25,8 @@ use std::io;
 use std::ops::ControlFlow;
 
 pub use blobs::{
-    BlobId, BlobStats, BlobWriter, Blobs, Check, Checked, DiskBlobs, MemoryBlobs, Partial, ReadSeek, Reclaimed,
+    BlobId, BlobStats, BlobWriter, Blobs, Check, Checked, DiskBlobs, MemoryBlobs, Partial, ReadSeek,
+    Reclaimed,
 };
 pub use delta::Batch;
 pub use disk::{Disk, Opened};
