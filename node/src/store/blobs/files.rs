@@ -31,12 +31,16 @@ struct State {
 
 impl Files {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
-        match std::fs::remove_dir_all(dir.join("tmp")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
         for name in ["payloads", "tmp"] {
             files::make_dir(&dir.join(name))?;
+        }
+        // Emptied and not remade: a full disk has no room for a new folder, and must still be readable.
+        for left in std::fs::read_dir(dir.join("tmp"))? {
+            let left = left?;
+            // Folders are not ours.
+            if !left.file_type()?.is_dir() {
+                remove(&left.path())?;
+            }
         }
         Ok(Self { dir: dir.to_owned(), next_tmp: AtomicU64::new(0), state: Mutex::default() })
     }

@@ -235,7 +235,7 @@ fn unreadable(blobs: &DiskBlobs, left: &[Vec<u8>]) -> BTreeSet<BlobId> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 300, ..ProptestConfig::default() })]
 
     /// Nothing acknowledged is lost, nothing deleted comes back, and what was under way is there or not.
     #[test]
