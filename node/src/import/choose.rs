@@ -6,11 +6,13 @@
 use serde::de::IgnoredAny;
 
 use super::apple;
+use super::dicom::Header;
 use super::error::ImportError;
 use super::facts::Body;
 use super::item::{Item, Reader};
 use super::sniff::{self, Looks};
-use super::{Format, Limits, Options, xml};
+use super::wearable::{self, Wearable};
+use super::{Format, Limits, Options, images, utf8, xml};
 
 /// Who reads an item, and what of it.
 pub(super) enum Chosen<'a> {
@@ -18,6 +20,10 @@ pub(super) enum Chosen<'a> {
     Fhir(String),
     /// FHIR NDJSON.
     Lines(Reader<'a>),
+    /// A DICOM file, and what was read of it.
+    Image(Box<Header>, Item<'a>),
+    /// A table, an answer or a file of a wearable or a home device.
+    Wearable(Wearable, Reader<'a>),
     /// The XML of an Apple Health export.
     Apple(Reader<'a>),
     /// What it looks like, its name, and what is sealed.
@@ -35,10 +41,31 @@ pub(super) fn choose<'a>(mut item: Item<'a>, options: &Options) -> Result<Chosen
             Claim::None => {}
         }
     }
-    if options.format == Format::Auto && apple::claims(item.head()) {
+    if options.format != Format::Auto {
+        return document(item, options);
+    }
+    if apple::claims(item.head()) {
         return Ok(Chosen::Apple(item.reader()));
     }
-    document(item, options)
+    if let Some(header) = images::header_of(&mut item, options)? {
+        return Ok(Chosen::Image(header, item));
+    }
+    match wearable(&mut item, options) {
+        Some(which) => Ok(Chosen::Wearable(which, item.reader())),
+        None => document(item, options),
+    }
+}
+
+/// Whose a table, a binary or a JSON text is. One too large to hold is nobody's.
+fn wearable(item: &mut Item<'_>, options: &Options) -> Option<Wearable> {
+    if let Some(which) = wearable::claims(item.head(), &item.name, &options.wearable) {
+        return Some(which);
+    }
+    if !sniff::opens_object(item.head()) && !sniff::opens_list(item.head()) {
+        return None;
+    }
+    let held = item.hold(options.limits.file_bytes_max).ok()?;
+    wearable::claims_json(std::str::from_utf8(held).ok()?, &options.wearable)
 }
 
 /// What no format claims: a document, or refused where FHIR was asked for.
@@ -85,7 +112,7 @@ fn fhir_text(item: Item<'_>, limits: &Limits) -> Result<String, ImportError> {
         ImportError::TooLargeToHold { max, got } => ImportError::FileTooLarge { max, got },
         other => other,
     })?;
-    String::from_utf8(held).map_err(|error| ImportError::NotUtf8 { offset: error.utf8_error().valid_up_to() })
+    utf8(held)
 }
 
 /// A text is JSON if it parses. One too large to hold is called what its first character says.

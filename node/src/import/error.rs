@@ -175,6 +175,8 @@ pub enum ImportError {
         "expected \"{field}\" in a data point of Open mHealth, got none that can be read; state its schemas with --schemas DIR"
     )]
     DataPointUnread { field: String },
+    #[error("expected a dialysis session, got: {fault}")]
+    Session { fault: String },
     #[error(transparent)]
     Dicom(#[from] super::dicom::DicomFault),
 }

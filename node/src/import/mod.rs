@@ -19,11 +19,13 @@ mod fhir;
 mod fields;
 mod files;
 mod folder;
+mod images;
 mod item;
 mod meter;
 mod ndjson;
 mod object;
 mod outline;
+mod session_sheet;
 mod sink;
 mod sniff;
 #[cfg(test)]
@@ -42,9 +44,11 @@ use self::choose::{Chosen, choose};
 pub use self::dicom::{DicomFault, PixelFault, Tag};
 pub use self::error::ImportError;
 pub use self::facts::{Body, Code, Effective, Facts, Finding, Group, Proof, TITLE_BYTES_MAX};
+use self::images::Images;
 use self::item::Item;
 use self::sink::{Place, Sink};
 use self::walk::{Step, Walk};
+pub use self::wearable::{CsvMap, SchemaId, WearableOptions};
 
 /// What an import tells while it runs.
 #[derive(Debug)]
@@ -74,6 +78,8 @@ pub enum Format {
 pub struct Options {
     pub format: Format,
     pub limits: Limits,
+    /// What was asked about tables and data points.
+    pub wearable: WearableOptions,
 }
 
 /// The bounds of an import.
@@ -130,6 +136,8 @@ pub struct Totals {
     /// Elements of a phone's export that are no record: when it was made, and what its owner said of themself.
     pub elements_skipped: u64,
     pub bytes: u64,
+    /// Answers of a vendor that hold nothing.
+    pub empty_answers: u64,
     /// The visitor ended the import.
     pub stopped: bool,
 }
@@ -148,11 +156,15 @@ pub fn import(
     sink.totals.links_skipped = walk.listing().links_skipped;
     sink.totals.junk_skipped = walk.listing().junk_skipped;
     let read = sink.read.clone();
-    let flow = exported.iter().try_for_each(|path| folder::read(path, &mut sink));
-    let flow = match flow {
-        ControlFlow::Continue(()) => walk.each(&read, &mut |step| one_step(step, options, &mut sink)),
-        stopped => stopped,
-    };
+    let arrangement = images::arrange(&walk, options);
+    let mut images = Images::new(&arrangement);
+    let mut flow = exported.iter().try_for_each(|path| folder::read(path, &mut sink));
+    if flow.is_continue() {
+        flow = walk.each(&read, &mut |step| one_step(step, options, &mut images, &mut sink));
+    }
+    if flow.is_continue() {
+        flow = images.finish(&mut sink);
+    }
     sink.totals.stopped = flow.is_break();
     Ok(sink.totals)
 }
@@ -175,9 +187,23 @@ pub fn fhir_finding(text: String, origin: &str) -> Result<Finding, ImportError> 
     outcome
 }
 
-fn one_step(step: Step<'_>, options: &Options, sink: &mut Sink<'_>) -> ControlFlow<()> {
+fn utf8(bytes: Vec<u8>) -> Result<String, ImportError> {
+    String::from_utf8(bytes)
+        .map_err(|error| ImportError::NotUtf8 { offset: error.utf8_error().valid_up_to() })
+}
+
+fn one_step(
+    step: Step<'_>,
+    options: &Options,
+    images: &mut Images<'_>,
+    sink: &mut Sink<'_>,
+) -> ControlFlow<()> {
     match step {
-        Step::Item(item) => return one_item(item, options, sink),
+        Step::Item(item) => {
+            let flow = one_item(item, options, images, sink);
+            images.key += 1;
+            return flow;
+        }
         Step::Refused(origin, reason) => {
             sink.totals.files += 1;
             return sink.refused(&origin, reason);
@@ -189,12 +215,25 @@ fn one_step(step: Step<'_>, options: &Options, sink: &mut Sink<'_>) -> ControlFl
     ControlFlow::Continue(())
 }
 
-fn one_item(item: Item<'_>, options: &Options, sink: &mut Sink<'_>) -> ControlFlow<()> {
+fn one_item(
+    item: Item<'_>,
+    options: &Options,
+    images: &mut Images<'_>,
+    sink: &mut Sink<'_>,
+) -> ControlFlow<()> {
     let origin = item.origin.clone();
     sink.totals.files += 1;
     match choose(item, options) {
         Ok(Chosen::Fhir(text)) => fhir::read(Cow::Owned(text), Place::file(&origin), sink)?,
         Ok(Chosen::Lines(reader)) => ndjson::read(reader, &origin, sink)?,
+        Ok(Chosen::Image(header, item)) => images.found(&header, item, options, sink)?,
+        Ok(Chosen::Wearable(which, mut reader)) => {
+            let counts = wearable::read(&which, &mut reader, &origin, &options.wearable, sink);
+            sink.totals.empty_answers += match counts {
+                ControlFlow::Continue(counts) => counts.empty_answers,
+                ControlFlow::Break(()) => return ControlFlow::Break(()),
+            };
+        }
         Ok(Chosen::Apple(reader)) => apple::read(reader, &origin, sink)?,
         Ok(Chosen::Document(looks, name, body)) => {
             sink.found(document::finding(&name, body, looks, &origin))?

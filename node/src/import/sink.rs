@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use super::error::ImportError;
 use super::facts::{Body, Facts, Finding};
 use super::meter::Counter;
-use super::{Event, Limits, Totals};
+use super::{Event, Limits, Totals, session_sheet};
 
 pub(super) struct Sink<'v> {
     pub(super) limits: &'v Limits,
@@ -40,6 +40,11 @@ impl<'v> Sink<'v> {
     }
 
     pub(super) fn found(&mut self, finding: Finding) -> ControlFlow<()> {
+        let origin = finding.origin.clone();
+        let finding = match session_sheet::composed(finding) {
+            Ok(finding) => finding,
+            Err(reason) => return self.refused(&origin, reason),
+        };
         self.totals.found += 1;
         (self.visit)(Event::Found(finding))
     }

@@ -15,6 +15,7 @@ mod tests;
 pub mod trend;
 pub mod units;
 
+use crate::import::{self, ImportError, wearable};
 pub use observation::{LOINC, Observation, Source, Value};
 
 /// Why a record's observations cannot be read.
@@ -24,6 +25,12 @@ pub enum ReadError {
     MediaType { got: String },
     #[error("expected FHIR R4 JSON, got a fault at line {line} column {column}")]
     Json { line: usize, column: usize },
+    #[error("expected a record as it was imported, got: {fault}")]
+    Format { fault: String },
+}
+
+fn imported(read: Result<Vec<Observation>, ImportError>) -> Result<Vec<Observation>, ReadError> {
+    read.map_err(|error| ReadError::Format { fault: error.to_string() })
 }
 
 /// What the bytes of a record say, told by its label's kind, media type and profiles. A record of a readable format
@@ -31,14 +38,17 @@ pub enum ReadError {
 pub fn observations(
     _kind: &str,
     media_type: &str,
-    _profiles: &[String],
+    profiles: &[String],
     bytes: &[u8],
 ) -> Result<Vec<Observation>, ReadError> {
     let mut parts = media_type.split(';').map(str::trim);
     let (essence, format) = (parts.next().unwrap_or_default(), parts.find_map(|p| p.strip_prefix("format=")));
     match (essence, format) {
         ("application/fhir+json", _) => fhir::read(bytes),
-        // One line for each further format.
+        ("application/xml", Some("apple-health")) => imported(import::apple_health_observations(bytes)),
+        ("text/csv" | "application/json" | "application/vnd.ant.fit", Some(_)) => {
+            imported(wearable::observations(media_type, profiles, bytes))
+        }
         _ => Err(ReadError::MediaType {
             got: media_type.chars().filter(|c| !c.is_control()).take(80).collect(),
         }),

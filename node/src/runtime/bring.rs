@@ -7,7 +7,7 @@ use super::{Node, Out};
 use crate::command::{Event, HowToRead};
 use crate::engine::{Answer, Input, Known, NewRecord, Wanted, author_of, source_key};
 use crate::failure::Failure;
-use crate::import::{self, Body, Facts, Finding, Format};
+use crate::import::{self, Body, CsvMap, Facts, Finding, Format, SchemaId, WearableOptions};
 use karte_protocol::id::{Digest, PartyId, RecordId, digest};
 use karte_protocol::label::{Code, Effective, Group, Label, seal_label};
 use karte_protocol::seal::{Sealed, seal};
@@ -71,6 +71,8 @@ struct Bringing<'a> {
     group: Vec<Finding>,
     group_bytes: u64,
     summary: Summary,
+    /// Whether a dialysis session was among them.
+    has_session: bool,
     failure: Option<Failure>,
 }
 
@@ -104,6 +106,10 @@ impl Node {
         Ok(bringing.summary.taken)
     }
 
+    fn party(&self) -> PartyId {
+        self.shared.by.party.unwrap_or_else(|| PartyId::from([0; 32]))
+    }
+
     pub(super) fn subject(&self, subject: Option<String>) -> Result<PartyId, Failure> {
         match self.ask_blocking(|ticket| Input::Subject(ticket, subject))? {
             Answer::Subject(subject) => Ok(subject),
@@ -112,18 +118,26 @@ impl Node {
     }
 }
 
-fn options_of(format: &str, _how: HowToRead) -> Result<import::Options, Failure> {
+fn options_of(format: &str, how: HowToRead) -> Result<import::Options, Failure> {
+    let said = |error: import::ImportError| Failure::usage(error.to_string());
+    let schema = match format.contains(':') {
+        true => Some(format.parse::<SchemaId>().map_err(said)?),
+        false => None,
+    };
     let format = match format {
         "auto" | "" => Format::Auto,
         "fhir" => Format::Fhir,
         "document" => Format::Document,
+        _ if schema.is_some() => Format::Auto,
         other => {
             return Err(Failure::usage(format!(
-                "expected a format of auto, fhir or document, got {other:?}"
+                "expected a format of auto, fhir, document or omh:NAME/VERSION, got {other:?}"
             )));
         }
     };
-    Ok(import::Options { format, ..import::Options::default() })
+    let map = how.map.as_deref().map(CsvMap::named_or_toml).transpose().map_err(said)?;
+    let wearable = WearableOptions { person: how.person, map, schema, schemas: how.schemas };
+    Ok(import::Options { format, wearable, ..import::Options::default() })
 }
 
 fn bring(
@@ -143,6 +157,9 @@ fn bring(
     if let Some(failure) = bringing.failure {
         return Err(failure);
     }
+    if bringing.has_session && subject != node.party() {
+        node.goes_home(&subject.to_string())?;
+    }
     let Summary { taken, known, .. } = bringing.summary;
     let summary = json!({
         "summary": true,
@@ -152,6 +169,10 @@ fn bring(
         "files": totals.files,
         "bytes": totals.bytes,
         "entries_without_resource": totals.entries_without_resource,
+        "empty_answers": totals.empty_answers,
+        "links_skipped": totals.links_skipped,
+        "junk_skipped": totals.junk_skipped,
+        "elements_skipped": totals.elements_skipped,
     });
     bringing.put_out(Event::Item(summary));
     if taken + known == 0 && totals.refused > 0 {
@@ -164,12 +185,13 @@ fn bring(
 impl<'a> Bringing<'a> {
     fn new(node: &'a Node, subject: PartyId, out: &'a mpsc::Sender<Out>) -> Self {
         let summary = Summary::default();
-        Self { node, subject, out, group: vec![], group_bytes: 0, summary, failure: None }
+        Self { node, subject, out, group: vec![], group_bytes: 0, summary, has_session: false, failure: None }
     }
 
     fn take(&mut self, event: import::Event) -> ControlFlow<()> {
         match event {
             import::Event::Found(finding) => {
+                self.has_session |= finding.facts.kind == super::write::DIALYSIS;
                 self.group_bytes += length_of(&finding.bytes);
                 self.group.push(finding);
                 if self.group.len() >= GROUP_MAX || self.group_bytes >= GROUP_BYTES_MAX {

@@ -30,4 +30,4 @@ pub(crate) use self::finding::finding;
 pub(crate) use self::header::Header;
 pub(crate) use self::meta::{Looks, looks};
 pub(crate) use self::preview::Previews;
-pub(crate) use self::series::Survey;
+pub(crate) use self::series::{Arrangement, Survey};

@@ -46,7 +46,7 @@ pub struct WearableOptions {
 
 /// What was read without becoming a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Answers of a vendor that hold nothing: no error, and no record.
     pub empty_answers: u64,
 }
