@@ -222,8 +222,13 @@ fn open_engine(
 ) -> Result<(Engine, Arc<dyn Blobs>), Failure> {
     let (disk, opened) = open_disk(home, &keys)?;
     let blobs = Arc::new(DiskBlobs::open(&home.join("store"))?);
-    if let Opened::Rebuilt { frames } = opened {
-        tracing::info!(frames, "the last stop was not clean: the view was rebuilt from the journal");
+    match &opened {
+        Opened::Rebuilt { frames } => {
+            tracing::info!(frames, "the last stop was not clean: the view was rebuilt from the journal");
+        }
+        Opened::Migrated { from, frames } => tracing::info!(from, frames, "the store was migrated"),
+        Opened::Repaired { what } => tracing::warn!(?what, "the store was damaged and mended without loss"),
+        _ => {}
     }
     let policy = Policy {
         accept_contacts: settings.accept.contacts,

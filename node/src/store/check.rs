@@ -97,13 +97,8 @@ impl Disk {
             health.is_copy = place::differ(&says.place, &place::here(dir, &lock.0, &keys));
         }
 
-        let scope = Scope {
-            dir,
-            keys: &keys,
-            version: known.version,
-            base: known.base,
-            witness: known.position,
-        };
+        let scope =
+            Scope { dir, keys: &keys, version: known.version, base: known.base, witness: known.position };
         let mut unreadable = Vec::new();
         let survey = survey::walk(&scope, &mut |found| {
             if found.frame.open(&keys, found.segment, found.offset).is_none() {
@@ -139,7 +134,12 @@ impl Disk {
             health.find(Gravity::Note, &segment_name(*stray), 0, "left by an interrupted compaction");
         }
         if !holds {
-            health.find(Gravity::Note, open::CLEAN, 0, "not closed clean: the view is remade at the next start");
+            health.find(
+                Gravity::Note,
+                open::CLEAN,
+                0,
+                "not closed clean: the view is remade at the next start",
+            );
         }
         health.frames = survey.frames;
         health.commits = survey.end.commit;

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 use super::super::contract::{put, text};
 use super::super::survey::segment_path;
 use super::super::{Gravity, Opened, Store, witness};
-use super::tests::{T, commit, committed, copy, count, flip, journal_file, key, open, put_witness_files};
 use super::tests::witness_files;
+use super::tests::{T, commit, committed, copy, count, flip, journal_file, key, open, put_witness_files};
 use super::*;
 
 fn zero(file: &Path, from: u64, until: u64) {
@@ -59,7 +59,10 @@ fn a_flipped_bit_anywhere_is_turned_back() {
         for at in (0..fs::metadata(&file).unwrap().len()).step_by(7) {
             flip(&file, at);
             let (disk, opened) = open(dir.path());
-            assert!(matches!(&opened, Opened::Repaired { what } if what.len() == 1), "{name} {at}: {opened:?}");
+            assert!(
+                matches!(&opened, Opened::Repaired { what } if what.len() == 1),
+                "{name} {at}: {opened:?}"
+            );
             assert_eq!(count(&disk), 3, "{name} at {at}");
             drop(disk);
             assert_eq!(open(dir.path()).1, Opened::Rebuilt { frames: 3 }, "mended for good");
@@ -94,7 +97,8 @@ fn what_cannot_be_mended_is_refused_and_salvaged_to_the_frame() {
     assert_eq!((items.len(), salvage.missing[0].commits.clone()), (3, Some(4..=4)));
 
     let at = fresh("cut within a frame");
-    fs::write(journal_file(&at), &fs::read(journal_file(dir.path())).unwrap()[..ends[2] as usize + 9]).unwrap();
+    fs::write(journal_file(&at), &fs::read(journal_file(dir.path())).unwrap()[..ends[2] as usize + 9])
+        .unwrap();
     let (salvage, items) = salvaged(&at, ends[2]);
     assert_eq!((items.len(), salvage.missing[0].commits.clone()), (3, Some(4..=4)));
 
@@ -222,7 +226,8 @@ fn golden(name: &str) -> (TempDir, PathBuf) {
     let dir = TempDir::new().unwrap();
     let from = Path::new(env!("CARGO_MANIFEST_DIR"));
     let local = from.join("src/store/golden").join(name);
-    let from = if local.exists() { local } else { Path::new(file!()).parent().unwrap().join("golden").join(name) };
+    let from =
+        if local.exists() { local } else { Path::new(file!()).parent().unwrap().join("golden").join(name) };
     let at = dir.path().join("store");
     copy(&from, &at);
     (dir, at)

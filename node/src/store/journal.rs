@@ -89,24 +89,14 @@ pub(super) fn unlock(dir: &Path, key: &StoreKey) -> Result<Keys, StoreError> {
 
 impl Journal {
     /// Starts a new chain in a fresh segment, which comes after `commit` commits.
-    pub(super) fn begin(
-        dir: &Path,
-        keys: Arc<Keys>,
-        segment: u64,
-        commit: u64,
-    ) -> Result<Self, StoreError> {
+    pub(super) fn begin(dir: &Path, keys: Arc<Keys>, segment: u64, commit: u64) -> Result<Self, StoreError> {
         let place = Position { commit, segment, offset: 0, chain: [0; 32] };
         let (file, end) = make_segment(dir, &keys, segment, place).map_err(io_error("making the journal"))?;
         Ok(Self::at(dir, keys, file, segment, end, 0))
     }
 
     /// Opens a chain that was surveyed and found whole, to go on at `end`.
-    pub(super) fn resume(
-        dir: &Path,
-        keys: Arc<Keys>,
-        base: u64,
-        end: Position,
-    ) -> Result<Self, StoreError> {
+    pub(super) fn resume(dir: &Path, keys: Arc<Keys>, base: u64, end: Position) -> Result<Self, StoreError> {
         let doing = "opening the journal";
         let file = files::private().open(segment_path(dir, end.segment)).map_err(io_error(doing))?;
         let mut full_bytes = 0u64;
@@ -243,8 +233,7 @@ impl Journal {
     }
 
     fn read(&self, source: &mut Source, at: Position) -> Result<(Delta, Position), StoreError> {
-        let damaged =
-            |what| StoreError::Damaged { file: segment_name(at.segment), offset: at.offset, what };
+        let damaged = |what| StoreError::Damaged { file: segment_name(at.segment), offset: at.offset, what };
         let frame = format::parse(VERSION, source.frame(VERSION, at.offset)?).map_err(damaged)?;
         let plain = frame.open(&self.keys, at.segment, at.offset).ok_or(damaged("frame does not open"))?;
         let delta = Delta::decode(&plain).ok_or(damaged("frame is not a list of changes"))?;
@@ -266,7 +255,8 @@ impl Journal {
 
     fn write_all(&self, frame: &[u8]) -> io::Result<()> {
         #[cfg(test)]
-        if let Some(kind) = self.fault.filter(|kind| *kind == io::ErrorKind::StorageFull && !self.has_room()) {
+        if let Some(kind) = self.fault.filter(|kind| *kind == io::ErrorKind::StorageFull && !self.has_room())
+        {
             self.file.write_all_at(frame.split_at(frame.len() / 2).0, self.end.offset)?;
             return Err(kind.into());
         }

@@ -16,7 +16,11 @@ const ROWS: u32 = 100_000;
 
 fn row(batch: &mut Batch, n: u32, salt: u32) {
     let mut value = vec![0; 300];
-    blake3::Hasher::new().update(&n.to_le_bytes()).update(&salt.to_le_bytes()).finalize_xof().fill(&mut value);
+    blake3::Hasher::new()
+        .update(&n.to_le_bytes())
+        .update(&salt.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut value);
     batch.put(T, &(n / 10).to_le_bytes(), &n.to_le_bytes(), value);
 }
 
@@ -35,7 +39,9 @@ fn fill(disk: &mut Disk, rows: u32) {
 fn folder_bytes(path: &Path) -> u64 {
     let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
     entries
-        .map(|entry| if entry.path().is_dir() { folder_bytes(&entry.path()) } else { entry.metadata().unwrap().len() })
+        .map(|entry| {
+            if entry.path().is_dir() { folder_bytes(&entry.path()) } else { entry.metadata().unwrap().len() }
+        })
         .sum()
 }
 
@@ -108,7 +114,8 @@ fn a_million_updates_are_weighed() {
         let new = folder_bytes(&dir.path().join("fresh"));
         println!(
             "{rows} rows, a million updates: {took:?}, longest commit {longest:?}\n  {:?}\n  {:?}\n  {:.3} times a fresh one, without reserves {:.3}",
-            stats.0, stats.1,
+            stats.0,
+            stats.1,
             worn as f64 / new as f64,
             (worn - reserve) as f64 / (new - reserve) as f64,
         );
@@ -171,5 +178,8 @@ fn group_commit_is_compared_with_sled() {
         }
     });
     let theirs = f64::from(WRITERS * EACH) / begun.elapsed().as_secs_f64();
-    println!("puts/s: store {ours:.0} ({commits} commits), sled with a flush each {theirs:.0}: {:.1} times", ours / theirs);
+    println!(
+        "puts/s: store {ours:.0} ({commits} commits), sled with a flush each {theirs:.0}: {:.1} times",
+        ours / theirs
+    );
 }

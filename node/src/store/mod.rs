@@ -36,9 +36,9 @@ pub use blobs::{BlobId, BlobWriter, Blobs, DiskBlobs, MemoryBlobs, Partial, Read
 pub use check::{Finding, Gravity, Health};
 pub use delta::Batch;
 pub use disk::Disk;
+pub use memory::Memory;
 pub use open::Opened;
 pub use salvage::{Missing, Salvage};
-pub use memory::Memory;
 pub(crate) use sealing::Sealer;
 pub use sealing::StoreKey;
 

@@ -178,9 +178,8 @@ fn open_present(
     let mut what: Vec<String> = reading.damage.iter().map(|(file, how)| format!("{file}: {how}")).collect();
     what.retain(|_| !is_young);
 
-    let covering = marker.filter(|marker| {
-        is_seen || survey.start == marker.at || marker.at.commit >= says.position.commit
-    });
+    let covering = marker
+        .filter(|marker| is_seen || survey.start == marker.at || marker.at.commit >= says.position.commit);
     if let Some(gap) = survey.gaps.first() {
         // A view that was closed clean at the very end has every row that the journal had.
         let marker = covering.filter(|marker| marker.at.commit >= says.position.commit);
@@ -243,7 +242,9 @@ fn settle(
         witness.write(keys, Testimony { position: survey.end, ..witness.says })?;
     }
     delete_segments(dir, &survey.strays);
-    for name in [witness::OLD_NAME, &format!("{}.new", witness::NAMES[0]), &format!("{}.new", witness::NAMES[1])] {
+    for name in
+        [witness::OLD_NAME, &format!("{}.new", witness::NAMES[0]), &format!("{}.new", witness::NAMES[1])]
+    {
         // Left by an interrupted migration or mending.
         files::remove(&dir.join(name)).map_err(io_error("deleting an old witness"))?;
     }
@@ -268,7 +269,8 @@ fn repair_from_view(
     remove_clean_marker(dir)?;
     let (number, fresh) = (marker.number, marker.fresh);
     delete_views(dir, Some(number));
-    let found = FoundView { view: Some(view), number, fresh, recent: Delta::default(), opened: Opened::Clean };
+    let found =
+        FoundView { view: Some(view), number, fresh, recent: Delta::default(), opened: Opened::Clean };
     Ok((assemble(dir, keys, journal, witness, found, here), Opened::Repaired { what }))
 }
 
@@ -448,7 +450,11 @@ fn open_copy(dir: &Path, keys: &Arc<Keys>, marker: &mut Marker) -> Option<View> 
 }
 
 /// Makes a view of the whole journal; on an error nothing is left of it.
-pub(super) fn build_view(path: &Path, keys: &Arc<Keys>, journal: &Journal) -> Result<(View, u64), StoreError> {
+pub(super) fn build_view(
+    path: &Path,
+    keys: &Arc<Keys>,
+    journal: &Journal,
+) -> Result<(View, u64), StoreError> {
     let view = View::create(path, Arc::clone(keys))?;
     let mut rows = Gatherer { view: &view, rows: Delta::default() };
     let built = journal.replay(None, &mut |delta, _| rows.add(delta));

@@ -70,7 +70,9 @@ impl Reserve {
             files::remove(&self.path)
         } else {
             // The sync matters: freed blocks can be used again once the file system has noted it.
-            files::private().open(&self.path).and_then(|file| file.set_len(left).and_then(|()| file.sync_all()))
+            files::private()
+                .open(&self.path)
+                .and_then(|file| file.set_len(left).and_then(|()| file.sync_all()))
         };
         self.bytes = left;
         given.is_ok()

@@ -184,8 +184,7 @@ fn best_chain(dir: &Path, keys: &Keys) -> Result<u64, StoreError> {
 fn salvage_locked(dir: &Path, keys: &Arc<Keys>, lock: &super::disk::Lock) -> Result<Salvage, StoreError> {
     let known = known(dir, keys)?;
     let here = place::here(dir, &lock.0, keys);
-    let scope =
-        Scope { dir, keys, version: known.version, base: known.base, witness: known.position };
+    let scope = Scope { dir, keys, version: known.version, base: known.base, witness: known.position };
     let looked = survey::walk(&scope, &mut |_| Ok(()))?;
     let doubtful = known.is_half_blind && looked.tail.is_some();
     if looked.gaps.is_empty() && known.position.is_some() && !doubtful {

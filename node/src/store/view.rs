@@ -20,8 +20,8 @@ use serde_bytes::ByteBuf;
 use super::delta::Delta;
 use super::files;
 use super::files::take;
-use super::sealing::{Keys, ROW_BYTES};
 use super::format::Position;
+use super::sealing::{Keys, ROW_BYTES};
 use super::{StoreError, Table, io_error};
 
 /// sled's page cache, in bytes. 64 MiB: a phone-sized server holds it, and rows are small.
