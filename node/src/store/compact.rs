@@ -29,7 +29,7 @@ const WASTE_PARTS: u64 = 8;
 /// The same when closing, where nobody waits: a sixteenth.
 const WASTE_PARTS_CLOSING: u64 = 16;
 /// Rows of one frame of a base, in bytes. 1 MiB: what a salvage loses with one spoiled page.
-const PART_BYTES: usize = 1 << 20;
+const PART_BYTES: usize = if cfg!(all(test, debug_assertions)) { 2 << 10 } else { 1 << 20 };
 /// What a sealed row of the view costs beside what it costs in a base: its secret name (33) and its own seal
 /// (40), less what CBOR spends on a parent of its own (4).
 const ROW_EXTRA_BYTES: u64 = 69;
@@ -78,8 +78,9 @@ impl Disk {
     /// What the live rows would take in a fresh journal, about.
     pub(super) fn live_journal_bytes(&self) -> u64 {
         let Some(view) = &self.view else { return self.recent.size_bytes() as u64 };
-        let totals = view.totals();
-        let rows = totals.bytes.saturating_sub(totals.rows.saturating_mul(ROW_EXTRA_BYTES));
+        // Rows of one parent share its name in a base: the last one tells by how much the estimate is off.
+        let (base, estimated) = self.base_bytes;
+        let rows = in_proportion(base, estimate(view), estimated);
         rows.saturating_add(self.recent.size_bytes() as u64)
     }
 
@@ -94,8 +95,7 @@ impl Disk {
         if rows < WASTE_BYTES_MIN {
             return (now.saturating_mul(VIEW_HALVES) / 2).saturating_add(WASTE_BYTES_MIN);
         }
-        // In 1/1024, so that nothing overflows below 16 PiB.
-        (disk / 1024).saturating_mul(now / 1024) / (rows / 1024).max(1) * 1024
+        in_proportion(disk, now, rows)
     }
 
     pub(super) fn wasted_view_bytes(&self) -> u64 {
@@ -145,9 +145,25 @@ impl Disk {
         self.poisoned = true;
         self.witness.write_both(&self.keys, says)?;
         self.poisoned = false;
+        self.base_bytes = (fresh.bytes(), estimate(view));
         std::mem::replace(&mut self.journal, fresh).give_up();
         Ok(())
     }
+}
+
+/// What the rows of a view take in a base if every row has a parent of its own.
+fn estimate(view: &View) -> u64 {
+    let totals = view.totals();
+    totals.bytes.saturating_sub(totals.rows.saturating_mul(ROW_EXTRA_BYTES))
+}
+
+/// `size * now / then`, in steps of 1 KiB so that nothing overflows below 16 PiB; `now` if that is less than
+/// 64 KiB ago, where steps are too coarse.
+fn in_proportion(size: u64, now: u64, then: u64) -> u64 {
+    if then < 64 << 10 {
+        return now;
+    }
+    (size / 1024).saturating_mul(now / 1024) / (then / 1024) * 1024
 }
 
 /// Writes the journaled rows of a view as the base of a new chain, and makes it durable. On an error nothing is

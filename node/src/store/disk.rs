@@ -44,12 +44,16 @@ pub struct Disk {
     pub(super) keys: Arc<Keys>,
     pub(super) journal: Journal,
     pub(super) witness: Witness,
-    /// `None` when the disk has no room for it: then all rows are in `recent`.
+    /// `None` when the disk has no room for it, or when it could not be remade.
     pub(super) view: Option<View>,
+    /// Whether all rows are in `recent`: what there is instead of a view.
+    pub(super) is_in_memory: bool,
     /// The number of the newest view's folder.
     pub(super) view_number: u64,
     /// Size of the view when it was made, and the sealed rows that were in it then.
     pub(super) fresh: (u64, u64),
+    /// Length of the last base, and what it was estimated at: both 0 before the first.
+    pub(super) base_bytes: (u64, u64),
     /// Committed, or not journaled, and not yet in the view.
     pub(super) recent: Delta,
     pub(super) pending: Delta,
@@ -95,6 +99,8 @@ impl Disk {
             return Err(StoreError::Poisoned);
         }
         if let Some(view) = self.view.take() {
+            // Its rows are nowhere until the next step is done, and reads say so.
+            self.is_in_memory = false;
             view.destroy()?;
         }
         self.remake_view()
@@ -107,13 +113,13 @@ impl Disk {
         match open::build_view(&path, &self.keys, &self.journal) {
             Ok((view, frames)) => {
                 self.fresh = (view.size_bytes(), view.totals().bytes);
-                self.view = Some(view);
+                (self.view, self.is_in_memory) = (Some(view), false);
                 Ok(frames)
             }
             Err(StoreError::Full { .. } | StoreError::View { .. }) => {
                 let (mut rows, frames) = open::load(&self.journal)?;
                 rows.absorb(std::mem::take(&mut self.recent));
-                self.recent = rows;
+                (self.recent, self.is_in_memory) = (rows, true);
                 Ok(frames)
             }
             Err(error) => Err(error),
@@ -179,7 +185,7 @@ impl Disk {
     /// What can be done after the acknowledgement. Nothing in here may fail the commit: all of it is tried
     /// again later, and the journal has every row.
     fn tidy(&mut self) {
-        if self.view.as_ref().is_some_and(|view| !view.is_sound())
+        if !self.is_readable()
             || (self.recent.size_bytes() >= RECENT_BYTES_MAX && self.apply_recent().is_err())
         {
             self.heal();
@@ -188,9 +194,21 @@ impl Disk {
         self.compact_if_wasteful();
     }
 
+    fn is_readable(&self) -> bool {
+        self.view.as_ref().map_or(self.is_in_memory, View::is_sound)
+    }
+
+    /// The view to look into, or none because all is in memory.
+    fn view(&self) -> Result<Option<&View>, StoreError> {
+        if self.view.is_none() && !self.is_in_memory {
+            return Err(StoreError::View { what: "it could not be remade".to_owned() });
+        }
+        Ok(self.view.as_ref())
+    }
+
     /// Remakes a view that failed. If even that fails, reads say so, and the next start tries again.
     fn heal(&mut self) {
-        if self.view.as_ref().is_some_and(|view| view.is_sound()) {
+        if self.is_readable() {
             return;
         }
         if let Err(error) = self.rebuild() {
@@ -234,7 +252,7 @@ impl Store for Disk {
                 return Ok(value.map(<[u8]>::to_vec));
             }
         }
-        self.view.as_ref().map_or(Ok(None), |view| view.get(table, parent, item))
+        self.view()?.map_or(Ok(None), |view| view.get(table, parent, item))
     }
 
     fn scan(&self, table: Table, parent: &[u8], visit: &mut VisitItem<'_>) -> Result<(), StoreError> {
@@ -248,7 +266,7 @@ impl Store for Disk {
         if self.recent.scan(table, parent, &mut unless_pending).is_break() {
             return Ok(());
         }
-        let Some(view) = &self.view else { return Ok(()) };
+        let Some(view) = self.view()? else { return Ok(()) };
         view.scan(table, Some(parent), &mut |parent, item, value| {
             if self.is_hidden(table, parent, item) { ControlFlow::Continue(()) } else { visit(item, value) }
         })
@@ -266,7 +284,7 @@ impl Store for Disk {
         if self.recent.scan_table(table, &mut unless_pending).is_break() {
             return Ok(());
         }
-        let Some(view) = &self.view else { return Ok(()) };
+        let Some(view) = self.view()? else { return Ok(()) };
         view.scan(table, None, &mut |parent, item, value| {
             if self.is_hidden(table, parent, item) {
                 return ControlFlow::Continue(());
@@ -348,7 +366,7 @@ impl Store for Disk {
             segments: self.journal.segments(),
             reserve_bytes: self.reserve.bytes(),
             rows: self.view.as_ref().map_or(0, |view| view.totals().rows),
-            is_view_in_memory: self.view.is_none(),
+            is_view_in_memory: self.is_in_memory,
         }
     }
 

@@ -22,7 +22,8 @@ use super::{StoreError, final_error, io_error};
 
 /// When a segment is full, in bytes. 8 MiB: damage and reading again are bounded, and a store of a thousand
 /// grants needs one. A segment may pass it by one frame.
-const SEGMENT_BYTES_MAX: u64 = 8 << 20;
+/// Tests of damage want many.
+const SEGMENT_BYTES_MAX: u64 = if cfg!(all(test, debug_assertions)) { 4 << 10 } else { 8 << 20 };
 
 /// The open journal.
 pub(super) struct Journal {

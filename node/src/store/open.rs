@@ -149,7 +149,11 @@ fn create(dir: &Path, key: &StoreKey, lock: &Lock) -> Result<(Disk, Opened), Sto
     getrandom::fill(&mut store_id).map_err(StoreError::Random)?;
     let keys = Arc::new(Keys::derive(key, store_id));
     let journal = Journal::begin(dir, Arc::clone(&keys), 1, 0)?;
-    files::sync_dir(dir).map_err(io_error("making the store's folder"))?;
+    // The names of the folder and of the lock too: by its inode a copy is told.
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let synced = lock.0.sync_all().and_then(|()| files::sync_dir(dir));
+    let synced = synced.and_then(|()| parent.map_or(Ok(()), files::sync_dir));
+    synced.map_err(io_error("making the store's folder"))?;
     let place = place::here(dir, &lock.0, &keys);
     let says = Testimony { base: 1, position: journal.end(), time_floor_ms: 0, place };
     let witness = Witness::create(dir, &keys, says)?;
@@ -358,9 +362,11 @@ fn assemble(
         journal,
         time_floor_ms: witness.says.time_floor_ms,
         witness,
+        is_in_memory: found.view.is_none(),
         view: found.view,
         view_number: found.number,
         fresh: found.fresh,
+        base_bytes: (0, 0),
         recent: found.recent,
         pending: Delta::default(),
         reserve: Reserve::open(dir),
