@@ -81,8 +81,12 @@ impl Disk {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(io_error("locking the store")(error)),
         };
+        let mut health = Health { version: VERSION, ..Health::default() };
+        if matches!(open::is_new(dir), Ok(true)) {
+            health.find(Gravity::Note, survey::DIR, 0, "no store was ever finished here");
+            return Ok(health);
+        }
         let keys = journal::unlock(dir, &key)?;
-        let mut health = Health::default();
         let reading = witness::read(dir, &keys)?;
         let known = known(dir, &keys)?;
         health.version = known.version;

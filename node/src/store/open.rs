@@ -128,7 +128,7 @@ pub(super) fn has_old_witness(dir: &Path) -> Result<bool, StoreError> {
 
 /// Whether no store was ever finished here. The witness is made last, so without it only an empty first
 /// segment is innocent.
-fn is_new(dir: &Path) -> Result<bool, StoreError> {
+pub(super) fn is_new(dir: &Path) -> Result<bool, StoreError> {
     for name in witness::NAMES.into_iter().chain([witness::OLD_NAME]) {
         if dir.join(name).try_exists().map_err(io_error("looking for the witness"))? {
             return Ok(false);

@@ -44,7 +44,7 @@ impl Reserve {
             return;
         }
         let needed = BYTES.saturating_sub(self.bytes).saturating_add(FREE_BYTES_MIN);
-        if !self.path.parent().is_some_and(|dir| free_bytes(dir) >= needed) {
+        if self.path.parent().is_none_or(|dir| free_bytes(dir) < needed) {
             return;
         }
         // Really allocated: a sparse file would keep nothing.

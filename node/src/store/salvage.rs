@@ -108,6 +108,9 @@ impl Disk {
     /// are unreadable. `Locked`, `WrongKey`, `Full`, `Io` as in `open`; then nothing has changed.
     pub fn salvage(dir: &Path, key: StoreKey) -> Result<Salvage, StoreError> {
         let _lock = open::take_lock(dir)?;
+        if matches!(open::is_new(dir), Ok(true)) {
+            return Ok(Salvage::default());
+        }
         let keys = Arc::new(journal::unlock(dir, &key)?);
         match salvage_locked(dir, &keys, &_lock) {
             Err(StoreError::Full { .. }) if Reserve::open(dir).give(RESERVE_BYTES) => {
