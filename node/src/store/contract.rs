@@ -60,6 +60,8 @@ pub(super) fn store_contract(fresh: &mut dyn FnMut() -> Box<dyn Store>) {
     table_kinds_are_kept_apart(&mut *fresh());
     the_time_floor_only_rises(&mut *fresh());
     a_full_group_is_committed_early(&mut *fresh());
+    what_is_abandoned_was_never_there(&mut *fresh());
+    an_urgent_batch_finds_room_in_a_full_group(&mut *fresh());
     fresh().close().unwrap();
 }
 
@@ -214,6 +216,43 @@ fn a_full_group_is_committed_early(store: &mut dyn Store) {
     }
     store.commit().unwrap();
     assert_eq!(rows(store, LABELS).len(), 35);
+}
+
+fn what_is_abandoned_was_never_there(store: &mut dyn Store) {
+    store.write(put(GRANTS, "mary", "clinic", "committed")).unwrap();
+    store.commit().unwrap();
+    let mut batch = put(GRANTS, "mary", "clinic", "abandoned");
+    batch.put(GRANTS, b"mary", b"partner", b"abandoned".to_vec()).delete_all(LABELS, b"mary");
+    store.write(batch).unwrap();
+    store.abandon();
+    for _ in ["at once", "and after the next commit"] {
+        assert_eq!(items(store, "mary"), ["clinic=committed"]);
+        assert_eq!(store.stats().pending_bytes, 0);
+        store.write(put(GRANTS, "john", "clinic", "goes on")).unwrap();
+        store.commit().unwrap();
+    }
+    assert_eq!(items(store, "john"), ["clinic=goes on"]);
+}
+
+fn an_urgent_batch_finds_room_in_a_full_group(store: &mut dyn Store) {
+    for parent in 0..2u8 {
+        let mut batch = Batch::new();
+        (0..7).for_each(|item| {
+            batch.put(LABELS, &[parent], &[item], vec![item; VALUE_BYTES_MAX]);
+        });
+        batch.put(LABELS, &[parent], &[7], vec![7; VALUE_BYTES_MAX - 4096]);
+        store.write(batch).unwrap();
+    }
+    let mut batch = put(GRANTS, "mary", "revoke", "now");
+    batch.put(GRANTS, b"mary", b"why", vec![b'x'; 64 << 10]);
+    assert!(batch.urgent().is_urgent());
+    store.write(batch).unwrap();
+    assert_eq!(store.stats().commits, 0, "it joins the group and is not kept waiting for it");
+    store.commit().unwrap();
+    assert_eq!(
+        (text(store, GRANTS, "mary", "revoke").as_deref(), rows(store, LABELS).len()),
+        (Some("now"), 16)
+    );
 }
 
 /// Writes a payload and returns its name.

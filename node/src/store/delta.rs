@@ -13,6 +13,9 @@ use super::{BATCH_BYTES_MAX, NAME_BYTES_MAX, StoreError, Table, VALUE_BYTES_MAX}
 const OP_BYTES: usize = 48;
 /// Largest delta, in bytes. 16 MiB: two of the largest batches, and one frame is held in memory at replay.
 pub(super) const DELTA_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
+/// What urgent batches may add to a full delta, in bytes. 1 MiB: a revocation is some KB, and it must not have
+/// to wait for a group that the disk has no room for.
+const URGENT_BYTES_MAX: usize = 1 << 20;
 
 /// Ordered operations that are applied together. At most [`BATCH_BYTES_MAX`]; names and values are bounded by
 /// [`NAME_BYTES_MAX`] and [`VALUE_BYTES_MAX`]; all is checked by `write`.
@@ -20,6 +23,7 @@ pub(super) const DELTA_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
 pub struct Batch {
     ops: Vec<Op>,
     size_bytes: usize,
+    is_urgent: bool,
 }
 
 struct Op {
@@ -54,6 +58,18 @@ impl Batch {
     /// Removes all rows of a parent.
     pub fn delete_all(&mut self, table: Table, parent: &[u8]) -> &mut Self {
         self.push(table, parent, 0, What::DeleteAll)
+    }
+
+    /// Marks the batch as one that must be recorded even on a full disk, from a reserve kept for it: a denial.
+    /// The whole group it is committed with shares the reserve.
+    pub fn urgent(&mut self) -> &mut Self {
+        self.is_urgent = true;
+        self
+    }
+
+    /// Whether it is marked [`urgent`](Self::urgent).
+    pub fn is_urgent(&self) -> bool {
+        self.is_urgent
     }
 
     /// Whether there is nothing in it.
@@ -110,6 +126,7 @@ fn check_table(table: Table, journaled: bool) -> Result<(), StoreError> {
 pub(super) struct Delta {
     parents: BTreeMap<(u8, ByteBuf), Changes>,
     size_bytes: usize,
+    is_urgent: bool,
 }
 
 #[derive(Default)]
@@ -133,12 +150,24 @@ impl Delta {
     }
 
     pub(super) fn has_room_for(&self, batch: &Batch) -> bool {
-        self.size_bytes.saturating_add(batch.size_bytes) <= DELTA_BYTES_MAX
+        let extra = if batch.is_urgent { URGENT_BYTES_MAX } else { 0 };
+        self.size_bytes.saturating_add(batch.size_bytes) <= DELTA_BYTES_MAX.saturating_add(extra)
+    }
+
+    /// Whether an urgent batch is in it.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.is_urgent
+    }
+
+    /// Lets the group have the reserve.
+    pub(super) fn make_urgent(&mut self) {
+        self.is_urgent = true;
     }
 
     /// Adds a checked batch, operation by operation.
     pub(super) fn add(&mut self, batch: Batch) {
         self.size_bytes = self.size_bytes.saturating_add(batch.size_bytes);
+        self.is_urgent |= batch.is_urgent;
         for op in batch.ops {
             let changes = self.parents.entry((op.table.0, ByteBuf::from(op.parent))).or_default();
             match op.what {
@@ -149,6 +178,34 @@ impl Delta {
                     changes.items.insert(item.into(), None);
                 }
                 What::DeleteAll => *changes = Changes { cleared: true, items: BTreeMap::new() },
+            }
+        }
+    }
+
+    /// Adds a row, for a base.
+    pub(super) fn put_row(&mut self, table: u8, parent: ByteBuf, item: ByteBuf, value: ByteBuf) {
+        let cost = parent.len().saturating_add(item.len()).saturating_add(value.len());
+        self.size_bytes = self.size_bytes.saturating_add(cost).saturating_add(OP_BYTES);
+        self.parents.entry((table, parent)).or_default().items.insert(item, Some(value));
+    }
+
+    /// Adds what happened after it. The size counts what it holds, not what was overwritten.
+    pub(super) fn absorb(&mut self, later: Self) {
+        for ((table, parent), changes) in later.parents {
+            let parent_bytes = parent.len();
+            let own = self.parents.entry((table, parent)).or_default();
+            if changes.cleared {
+                let gone = own.items.iter().map(|(item, value)| cost(parent_bytes, item, value.as_ref()));
+                self.size_bytes = self.size_bytes.saturating_sub(gone.sum());
+                *own = Changes { cleared: true, items: BTreeMap::new() };
+            }
+            for (item, value) in changes.items {
+                self.size_bytes = self.size_bytes.saturating_add(cost(parent_bytes, &item, value.as_ref()));
+                let item_bytes = item.len();
+                if let Some(old) = own.items.insert(item, value) {
+                    let old = cost(parent_bytes, &[], old.as_ref()).saturating_add(item_bytes);
+                    self.size_bytes = self.size_bytes.saturating_sub(old);
+                }
             }
         }
     }
@@ -201,8 +258,14 @@ impl Delta {
         let parents = decoded.into_iter().map(|(table, parent, cleared, items)| {
             ((table, parent), Changes { cleared, items: items.into_iter().collect() })
         });
-        Some(Self { parents: parents.collect(), size_bytes: bytes.len() })
+        Some(Self { parents: parents.collect(), size_bytes: bytes.len(), is_urgent: false })
     }
+}
+
+/// What an item costs in memory, about.
+fn cost(parent_bytes: usize, item: &[u8], value: Option<&ByteBuf>) -> usize {
+    let value = value.map_or(0, |value| value.len());
+    parent_bytes.saturating_add(item.len()).saturating_add(value).saturating_add(OP_BYTES)
 }
 
 impl Changes {

@@ -1,132 +1,155 @@
 //! The store on disk: journal (the authority), witness (what of it was acknowledged), view (for lookups).
 //!
-//! For: the order in which the three are written and opened. Not for: their formats, each in its own file.
+//! For: the order in which the three are written. Not for: their formats, each in its own file; nor for opening
+//! ([`super::open`]), giving space back ([`super::compact`]) or damage ([`super::salvage`], [`super::check`]).
 //!
 //! ```text
-//! lock                 the owner's process id, locked while open
-//! journal/000001.log   sealed frames, one for each commit
-//! witness              journal length and head, time floor
-//! view/                sled
-//! clean                position and hash of the view, there only after a clean close
+//! lock                  the owner's process id, locked while open; its inode tells a copy
+//! journal/NNNNNN.log    segments of sealed frames, one frame for each commit
+//! witness.0, witness.1  end of what was acknowledged, first segment that counts, time floor, place
+//! view/N/               sled
+//! clean                 position, totals and hash of the view, there only after a clean close
+//! reserve               space for denials on a full disk
+//! damaged-N/            files that a salvage replaced
 //! ```
 //! A write is kept in memory (the pending delta). A commit appends it to the journal and syncs, writes the
-//! witness and syncs, applies it to the view, and forgets it. A crash between any two steps loses nothing that
-//! was acknowledged: a frame the witness does not cover is kept if whole and cut off if torn, and the view is
-//! remade.
+//! witness and syncs, and only then is it acknowledged. Committed rows wait in memory (the recent delta) until
+//! there are enough of them to be worth sled's while; a full disk makes them wait longer. A crash between any
+//! two steps loses nothing that was acknowledged: a frame the witness does not cover is kept if whole and cut
+//! off if torn, and the view is remade.
 
-use std::fs::{File, TryLockError};
-use std::io::{self, Read, Write};
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::delta::{Batch, Delta};
-use super::files::{self, take};
-use super::journal::{self, Append, Journal};
-use super::sealing::{Keys, StoreKey};
+use super::journal::{Append, Journal};
+use super::place::{self, Place};
+use super::reserve::{self, Reserve};
+use super::sealing::Keys;
 use super::view::{self, View};
-use super::witness::{self, Position, Witness};
-use super::{Stats, Store, StoreError, Table, VisitItem, VisitRow, io_error};
+use super::witness::{Testimony, Witness};
+use super::{Stats, Store, StoreError, Table, VisitItem, VisitRow, open};
 
-const LOCK: &str = "lock";
-const VIEW: &str = "view";
-const CLEAN: &str = "clean";
-const CLEAN_MAGIC: [u8; 8] = *b"KARTECLN";
-/// The clean marker, in bytes: magic 8, position 40, hash of the view 32, MAC 32. Longer ones are not ours.
-const CLEAN_BYTES: usize = 112;
+/// Committed rows that wait for the view, in bytes. 2 MiB: sorted, some thousand rows cost sled half of what
+/// they cost one by one, and applying them keeps the next commit waiting for some 50 ms.
+const RECENT_BYTES_MAX: usize = 2 << 20;
+/// What may be given back with a reserve's worth of a group: its frame's head, seal and segment header.
+const FRAME_EXTRA_BYTES: u64 = 8 << 10;
 
-/// What opening found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Opened {
-    /// No store was there: one was made.
-    New,
-    /// The view was as the last close left it.
-    Clean,
-    /// The view was clean but older than the journal, as after restoring it from a copy.
-    CaughtUp {
-        /// Commits applied to it.
-        frames: u64,
-    },
-    /// The view was remade from the journal, as after a crash. Unjournaled tables are empty.
-    Rebuilt {
-        /// Commits in the journal.
-        frames: u64,
-    },
+/// A [`Store`] in a folder, all of it sealed under a [`StoreKey`](super::StoreKey).
+pub struct Disk {
+    pub(super) dir: PathBuf,
+    pub(super) keys: Arc<Keys>,
+    pub(super) journal: Journal,
+    pub(super) witness: Witness,
+    /// `None` when the disk has no room for it, or when it could not be remade.
+    pub(super) view: Option<View>,
+    /// Whether all rows are in `recent`: what there is instead of a view.
+    pub(super) is_in_memory: bool,
+    /// The number of the newest view's folder.
+    pub(super) view_number: u64,
+    /// Size of the view when it was made, and the sealed rows that were in it then.
+    pub(super) fresh: (u64, u64),
+    /// Length of the last base, and what it was estimated at: both 0 before the first.
+    pub(super) base_bytes: (u64, u64),
+    /// Committed, or not journaled, and not yet in the view.
+    pub(super) recent: Delta,
+    pub(super) pending: Delta,
+    pub(super) reserve: Reserve,
+    pub(super) here: Place,
+    pub(super) time_floor_ms: u64,
+    pub(super) commits: u64,
+    pub(super) poisoned: bool,
+    /// Compaction is not tried before the store has grown to this, in bytes, after it failed.
+    pub(super) compact_from: u64,
+    /// Released last: fields are dropped in order, and the view still writes when it is dropped.
+    pub(super) lock: Option<Lock>,
 }
 
-/// A [`Store`] in a folder, all of it sealed under a [`StoreKey`].
-pub struct Disk {
-    dir: PathBuf,
-    keys: Arc<Keys>,
-    journal: Journal,
-    witness: Witness,
-    view: View,
-    pending: Delta,
-    time_floor_ms: u64,
-    commits: u64,
-    poisoned: bool,
-    /// Released last: fields are dropped in order, and the view still writes when it is dropped.
-    _lock: Lock,
+/// The locked file. Unlocked by name and not only closed: a child that was forked and has not yet called exec
+/// has the descriptor too, and would keep the lock.
+pub(super) struct Lock(pub(super) File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // The system unlocks it too, only perhaps later.
+        let _ = self.0.unlock();
+    }
 }
 
 impl Disk {
-    /// Opens the store in `dir`, or makes one. Reads and verifies the whole journal.
-    pub fn open(dir: &Path, key: StoreKey) -> Result<(Self, Opened), StoreError> {
-        files::make_dir(&dir.join(journal::DIR)).map_err(io_error("making the store's folder"))?;
-        let lock = take_lock(dir)?;
-        let is_new = is_new(dir)?;
-        let keys = Arc::new(if is_new { create(dir, &key)? } else { journal::unlock(dir, &key)? });
-        drop(key);
-        let mut witness = Witness::open(dir, &keys)?;
-        let marker = read_clean_marker(dir, &keys)?;
-        let mut clean = None;
-        let mut seen = |at| clean = clean.or(marker.filter(|marker| *marker == at));
-        let journal = Journal::open(dir, Arc::clone(&keys), witness.position, &mut seen)?;
-        if journal.end() != witness.position {
-            // A whole frame the witness did not cover: from now on it does, so it must be durable first.
-            journal.sync()?;
-            witness.write(&keys, journal.end(), witness.time_floor_ms)?;
-        }
-        let (view, opened) = open_view(dir, &keys, &journal, clean)?;
-        let disk = Self {
-            dir: dir.to_owned(),
-            keys,
-            journal,
-            time_floor_ms: witness.time_floor_ms,
-            witness,
-            view,
-            pending: Delta::default(),
-            commits: 0,
-            poisoned: false,
-            _lock: lock,
-        };
-        Ok((disk, if is_new { Opened::New } else { opened }))
+    /// Whether the folder seems to have been copied: see [`super::place`] for what that can tell. Two copies
+    /// that both write would each sign as the same device, so the caller should ask before it signs anything.
+    pub fn is_copy(&self) -> bool {
+        place::differ(&self.witness.says.place, &self.here)
     }
 
-    /// Deletes the view and remakes it from the journal; returns the number of commits. This is what to do
-    /// after [`StoreError::View`]. What is written and not yet committed stays; unjournaled tables come back
-    /// empty.
+    /// Accepts that the store lives here now. Durable when it returns.
+    pub fn adopt_copy(&mut self) -> Result<(), StoreError> {
+        self.check_alive()?;
+        self.testify(Testimony { place: self.here, ..self.witness.says })
+    }
+
+    /// Deletes the view and remakes it from the journal; returns the number of frames. What is written and not
+    /// yet committed stays; unjournaled tables come back empty. Without room for a view it is held in memory.
     pub fn rebuild(&mut self) -> Result<u64, StoreError> {
         if self.poisoned {
             return Err(StoreError::Poisoned);
         }
-        self.view.clear()?;
-        let frames = catch_up(&self.view, &self.journal, self.journal.start());
-        if frames.is_err() {
-            // Half a view must not be asked.
-            self.view.distrust();
+        if let Some(view) = self.view.take() {
+            // Its rows are nowhere until the next step is done, and reads say so.
+            self.is_in_memory = false;
+            view.destroy()?;
         }
-        frames
+        self.remake_view()
+    }
+
+    /// Makes a view from the journal where there is none, or holds its rows in memory.
+    fn remake_view(&mut self) -> Result<u64, StoreError> {
+        self.view_number = self.view_number.saturating_add(1);
+        let path = open::view_path(&self.dir, self.view_number);
+        match open::build_view(&path, &self.keys, &self.journal) {
+            Ok((view, frames)) => {
+                self.fresh = (view.size_bytes(), view.totals().bytes);
+                (self.view, self.is_in_memory) = (Some(view), false);
+                Ok(frames)
+            }
+            Err(StoreError::Full { .. } | StoreError::View { .. }) => {
+                let (mut rows, frames) = open::load(&self.journal)?;
+                rows.absorb(std::mem::take(&mut self.recent));
+                (self.recent, self.is_in_memory) = (rows, true);
+                Ok(frames)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn check_alive(&self) -> Result<(), StoreError> {
-        if self.poisoned {
-            return Err(StoreError::Poisoned);
+        if self.poisoned { Err(StoreError::Poisoned) } else { Ok(()) }
+    }
+
+    fn append(&mut self) -> Result<(), StoreError> {
+        match self.journal.append(&self.pending) {
+            Ok(()) => Ok(()),
+            Err(Append::Refused(error)) => Err(error),
+            Err(Append::Torn(error)) => {
+                self.poisoned = true;
+                Err(error)
+            }
         }
-        if !self.view.is_sound() {
-            return Err(StoreError::View { what: "an earlier read or write of it failed".to_owned() });
+    }
+
+    /// Appends a group that must be recorded: a full disk is given of the reserve until it fits.
+    fn append_urgent(&mut self) -> Result<(), StoreError> {
+        let needed = (self.pending.size_bytes() as u64).saturating_add(FRAME_EXTRA_BYTES);
+        loop {
+            match self.append() {
+                Err(StoreError::Full { .. }) if self.reserve.give(needed) => {}
+                result => return result,
+            }
         }
-        Ok(())
     }
 
     /// Syncs what was appended, then lets the witness say so.
@@ -134,30 +157,118 @@ impl Disk {
         // Until both are done nobody knows what is on the disk.
         self.poisoned = true;
         self.journal.sync()?;
-        self.witness.write(&self.keys, self.journal.end(), self.time_floor_ms)?;
+        self.poisoned = false;
+        let (position, time_floor_ms) = (self.journal.end(), self.time_floor_ms);
+        self.testify(Testimony { position, time_floor_ms, ..self.witness.says })
+    }
+
+    /// Writes the witness; if that fails nobody knows what it says.
+    fn testify(&mut self, says: Testimony) -> Result<(), StoreError> {
+        self.poisoned = true;
+        self.witness.write(&self.keys, says)?;
         self.poisoned = false;
         Ok(())
+    }
+
+    /// Refuses an ordinary group while the view could not take it: sled must never see the disk fill under it.
+    fn check_room(&mut self) -> Result<(), StoreError> {
+        if self.view.is_none() {
+            self.restore_view();
+        }
+        let Some(_) = &self.view else {
+            return Err(StoreError::Full { doing: "making room for the view" });
+        };
+        let waiting = self.recent.size_bytes().saturating_add(self.pending.size_bytes());
+        view::check_room(&self.dir, waiting as u64)
+    }
+
+    /// What can be done after the acknowledgement. Nothing in here may fail the commit: all of it is tried
+    /// again later, and the journal has every row.
+    fn tidy(&mut self) {
+        if !self.is_readable()
+            || (self.recent.size_bytes() >= RECENT_BYTES_MAX && self.apply_recent().is_err())
+        {
+            self.heal();
+        }
+        self.reserve.fill();
+        self.compact_if_wasteful();
+    }
+
+    fn is_readable(&self) -> bool {
+        self.view.as_ref().map_or(self.is_in_memory, View::is_sound)
+    }
+
+    /// The view to look into, or none because all is in memory.
+    fn view(&self) -> Result<Option<&View>, StoreError> {
+        if self.view.is_none() && !self.is_in_memory {
+            return Err(StoreError::View { what: "it could not be remade".to_owned() });
+        }
+        Ok(self.view.as_ref())
+    }
+
+    /// Remakes a view that failed. If even that fails, reads say so, and the next start tries again.
+    fn heal(&mut self) {
+        if self.is_readable() {
+            return;
+        }
+        if let Err(error) = self.rebuild() {
+            tracing::warn!(%error, "the view could not be remade");
+        }
+    }
+
+    /// Goes back to a view on the disk when there is room again.
+    fn restore_view(&mut self) {
+        let room = view::check_room(&self.dir, self.recent.size_bytes() as u64);
+        if room.is_err() || self.remake_view().is_err() {
+            return;
+        }
+        // What the journal has is in the view now; the rest is applied with it.
+        let _ = self.apply_recent();
+    }
+
+    /// Brings committed rows into the view. `Full` when there is no room, or no view.
+    pub(super) fn apply_recent(&mut self) -> Result<(), StoreError> {
+        let doing = "bringing commits into the view";
+        let view = self.view.as_ref().ok_or(StoreError::Full { doing })?;
+        if self.recent.is_empty() {
+            return Ok(());
+        }
+        view::check_room(&self.dir, self.recent.size_bytes() as u64)?;
+        view.apply(&self.recent)?;
+        self.recent = Delta::default();
+        Ok(())
+    }
+
+    /// Whether the rows in memory already say what a row is.
+    fn is_hidden(&self, table: Table, parent: &[u8], item: &[u8]) -> bool {
+        self.pending.get(table, parent, item).is_some() || self.recent.get(table, parent, item).is_some()
     }
 }
 
 impl Store for Disk {
     fn get(&self, table: Table, parent: &[u8], item: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.pending.get(table, parent, item) {
-            Some(value) => Ok(value.map(<[u8]>::to_vec)),
-            None => self.view.get(table, parent, item),
+        for delta in [&self.pending, &self.recent] {
+            if let Some(value) = delta.get(table, parent, item) {
+                return Ok(value.map(<[u8]>::to_vec));
+            }
         }
+        self.view()?.map_or(Ok(None), |view| view.get(table, parent, item))
     }
 
     fn scan(&self, table: Table, parent: &[u8], visit: &mut VisitItem<'_>) -> Result<(), StoreError> {
         if self.pending.scan(table, parent, visit).is_break() {
             return Ok(());
         }
-        self.view.scan(table, Some(parent), &mut |parent, item, value| {
-            if self.pending.get(table, parent, item).is_some() {
-                ControlFlow::Continue(())
-            } else {
-                visit(item, value)
-            }
+        let mut unless_pending = |item: &[u8], value: &[u8]| match self.pending.get(table, parent, item) {
+            Some(_) => ControlFlow::Continue(()),
+            None => visit(item, value),
+        };
+        if self.recent.scan(table, parent, &mut unless_pending).is_break() {
+            return Ok(());
+        }
+        let Some(view) = self.view()? else { return Ok(()) };
+        view.scan(table, Some(parent), &mut |parent, item, value| {
+            if self.is_hidden(table, parent, item) { ControlFlow::Continue(()) } else { visit(item, value) }
         })
     }
 
@@ -165,8 +276,17 @@ impl Store for Disk {
         if self.pending.scan_table(table, visit).is_break() {
             return Ok(());
         }
-        self.view.scan(table, None, &mut |parent, item, value| {
-            if self.pending.get(table, parent, item).is_some() {
+        let mut unless_pending =
+            |parent: &[u8], item: &[u8], value: &[u8]| match self.pending.get(table, parent, item) {
+                Some(_) => ControlFlow::Continue(()),
+                None => visit(parent, item, value),
+            };
+        if self.recent.scan_table(table, &mut unless_pending).is_break() {
+            return Ok(());
+        }
+        let Some(view) = self.view()? else { return Ok(()) };
+        view.scan(table, None, &mut |parent, item, value| {
+            if self.is_hidden(table, parent, item) {
                 return ControlFlow::Continue(());
             }
             visit(parent, item, value)
@@ -177,6 +297,10 @@ impl Store for Disk {
         batch.check(true)?;
         self.check_alive()?;
         if !self.pending.has_room_for(&batch) {
+            if batch.is_urgent() {
+                // It cannot wait for room that the group before it does not get.
+                self.pending.make_urgent();
+            }
             self.commit()?;
         }
         self.pending.add(batch);
@@ -188,19 +312,21 @@ impl Store for Disk {
         if self.pending.is_empty() {
             return Ok(());
         }
-        self.view.check_room(self.pending.size_bytes())?;
-        match self.journal.append(&self.pending) {
-            Ok(()) => {}
-            Err(Append::Refused(error)) => return Err(error),
-            Err(Append::Torn(error)) => {
-                self.poisoned = true;
-                return Err(error);
-            }
+        if self.pending.is_urgent() {
+            self.append_urgent()?;
+        } else {
+            self.check_room()?;
+            self.append()?;
         }
         self.make_durable()?;
-        let committed = std::mem::take(&mut self.pending);
+        self.recent.absorb(std::mem::take(&mut self.pending));
         self.commits = self.commits.saturating_add(1);
-        self.view.apply(&committed, Some(self.journal.end()))
+        self.tidy();
+        Ok(())
+    }
+
+    fn abandon(&mut self) {
+        self.pending = Delta::default();
     }
 
     fn write_unjournaled(&mut self, batch: Batch) -> Result<(), StoreError> {
@@ -208,8 +334,13 @@ impl Store for Disk {
         self.check_alive()?;
         let mut delta = Delta::default();
         delta.add(batch);
-        self.view.check_room(delta.size_bytes())?;
-        self.view.apply(&delta, None)
+        let bytes = self.recent.size_bytes().saturating_add(delta.size_bytes());
+        if bytes >= RECENT_BYTES_MAX {
+            // With no room these rows, which may be lost, do not grow in memory without a bound.
+            self.apply_recent()?;
+        }
+        self.recent.absorb(delta);
+        Ok(())
     }
 
     fn time_floor_ms(&self) -> u64 {
@@ -221,150 +352,61 @@ impl Store for Disk {
     }
 
     fn stats(&self) -> Stats {
+        let view_bytes = self.view.as_ref().map_or(0, View::size_bytes);
+        let live = self.live_journal_bytes();
+        let witness_bytes = 2 * 184;
         Stats {
-            journal_bytes: self.journal.end().offset,
+            journal_bytes: self.journal.bytes(),
             commits: self.commits,
-            view_bytes: self.view.size_bytes(),
+            view_bytes,
             pending_bytes: self.pending.size_bytes() as u64,
+            live_bytes: live,
+            reclaimable_bytes: self.wasted_journal_bytes().saturating_add(self.wasted_view_bytes()),
+            overhead_bytes: view_bytes.saturating_add(self.reserve.bytes()).saturating_add(witness_bytes),
+            segments: self.journal.segments(),
+            reserve_bytes: self.reserve.bytes(),
+            rows: self.view.as_ref().map_or(0, |view| view.totals().rows),
+            is_view_in_memory: self.is_in_memory,
         }
     }
 
     fn close(mut self: Box<Self>) -> Result<(), StoreError> {
-        self.commit()?;
-        if self.time_floor_ms != self.witness.time_floor_ms {
-            self.witness.write(&self.keys, self.journal.end(), self.time_floor_ms)?;
+        let committed = self.commit();
+        if matches!(committed, Err(StoreError::Full { .. })) {
+            // Never acknowledged. What was is closed clean all the same.
+            self.abandon();
+        } else {
+            committed.as_ref().map_err(|_| StoreError::Poisoned)?;
         }
-        let Self { dir, keys, journal, view, _lock, .. } = *self;
-        let hash = view.close()?;
-        // Last: the marker says that all of the above is on the disk.
-        write_clean_marker(&dir, &keys, journal.end(), hash)
-    }
-}
-
-/// Locks the folder; the system unlocks it when the process dies.
-fn take_lock(dir: &Path) -> Result<Lock, StoreError> {
-    let doing = "locking the store";
-    let mut file =
-        files::private().create(true).truncate(false).open(dir.join(LOCK)).map_err(io_error(doing))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            // 20 digits hold any process id. The owner may be writing it just now.
-            let _ = Read::take(&mut file, 20).read_to_string(&mut pid);
-            let is_pid = !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit());
-            return Err(StoreError::Locked { pid: if is_pid { pid } else { "unknown".to_owned() } });
+        let says = Testimony { time_floor_ms: self.time_floor_ms, ..self.witness.says };
+        if says != self.witness.says {
+            self.testify(says)?;
         }
-        Err(TryLockError::Error(error)) => return Err(io_error(doing)(error)),
-    }
-    let mut lock = Lock(file);
-    lock.0.set_len(0).map_err(io_error(doing))?;
-    lock.0.write_all(std::process::id().to_string().as_bytes()).map_err(io_error(doing))?;
-    Ok(lock)
-}
-
-/// The locked file. Unlocked by name and not only closed: a child that was forked and has not yet called exec
-/// has the descriptor too, and would keep the lock.
-struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // The system unlocks it too, only perhaps later.
-        let _ = self.0.unlock();
-    }
-}
-
-/// Whether no store was ever finished here. The witness is made last, so without it only an empty journal is
-/// innocent.
-fn is_new(dir: &Path) -> Result<bool, StoreError> {
-    if dir.join(witness::NAME).try_exists().map_err(io_error("looking for the witness"))? {
-        return Ok(false);
-    }
-    match std::fs::metadata(dir.join(journal::NAME)) {
-        Ok(journal) if journal.len() > journal::HEADER_BYTES as u64 => Err(StoreError::Damaged {
-            file: witness::NAME,
-            offset: 0,
-            what: "missing beside a journal with commits",
-        }),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(io_error("looking for the journal")(error))
+        // Without room the view is left as after a crash: the next start remakes it.
+        if self.apply_recent().is_ok() {
+            self.compact_before_close();
+            open::close_view(*self)?;
         }
-        _ => Ok(true),
+        committed
     }
 }
 
-fn create(dir: &Path, key: &StoreKey) -> Result<Keys, StoreError> {
-    let (keys, start) = journal::create(dir, key)?;
-    files::sync_dir(dir).map_err(io_error("making the store's folder"))?;
-    Witness::create(dir, &keys, start)?;
-    Ok(keys)
-}
+/// The store's folder has this file while it is open.
+pub(super) const LOCK: &str = "lock";
 
-/// Opens the view at `clean`, where the last close left it, and catches up; or remakes it.
-fn open_view(
-    dir: &Path,
-    keys: &Arc<Keys>,
-    journal: &Journal,
-    clean: Option<Position>,
-) -> Result<(View, Opened), StoreError> {
-    // Gone for good before sled writes its first byte: should we be killed, the view is remade.
-    remove_clean_marker(dir)?;
-    let path = dir.join(VIEW);
-    if let Some((at, view)) = clean.and_then(|at| Some((at, View::reopen(&path, Arc::clone(keys), at)?))) {
-        let frames = catch_up(&view, journal, at)?;
-        return Ok((view, if frames == 0 { Opened::Clean } else { Opened::CaughtUp { frames } }));
-    }
-    let view = View::create(&path, Arc::clone(keys))?;
-    let frames = catch_up(&view, journal, journal.start())?;
-    Ok((view, Opened::Rebuilt { frames }))
-}
-
-fn catch_up(view: &View, journal: &Journal, from: Position) -> Result<u64, StoreError> {
-    journal.replay(from, &mut |delta, at| {
-        view.check_room(delta.size_bytes())?;
-        view.apply(&delta, Some(at))
-    })
-}
-
-/// The position the view was closed at, if the marker is ours and the view's files are as it says.
-fn read_clean_marker(dir: &Path, keys: &Keys) -> Result<Option<Position>, StoreError> {
-    let mut bytes = Vec::new();
-    match File::open(dir.join(CLEAN)) {
-        Ok(file) => file.take(CLEAN_BYTES as u64 + 1).read_to_end(&mut bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => Err(error),
-    }
-    .map_err(io_error("reading the clean marker"))?;
-    let mut rest = bytes.get(CLEAN_MAGIC.len()..).unwrap_or_default();
-    let (Some(at), Some(hash)) = (Position::take(&mut rest), take(&mut rest)) else {
-        return Ok(None);
-    };
-    let is_ours = bytes == clean_marker(keys, at, hash);
-    // A view that cannot be read is one that changed.
-    Ok((is_ours && view::hash(&dir.join(VIEW), keys).is_ok_and(|found| found == hash)).then_some(at))
-}
-
-fn write_clean_marker(dir: &Path, keys: &Keys, at: Position, hash: [u8; 32]) -> Result<(), StoreError> {
-    files::replace(dir, CLEAN, &clean_marker(keys, at, hash)).map_err(io_error("writing the clean marker"))
-}
-
-fn remove_clean_marker(dir: &Path) -> Result<(), StoreError> {
-    match std::fs::remove_file(dir.join(CLEAN)) {
-        Ok(()) => files::sync_dir(dir),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
-    .map_err(io_error("removing the clean marker"))
-}
-
-fn clean_marker(keys: &Keys, at: Position, hash: [u8; 32]) -> Vec<u8> {
-    let mut bytes = CLEAN_MAGIC.to_vec();
-    bytes.extend(at.to_bytes());
-    bytes.extend(hash);
-    bytes.extend(keys.mac(CLEAN, &bytes));
-    bytes
+/// Free bytes where a store is.
+pub(super) fn free_bytes(dir: &Path) -> u64 {
+    reserve::free_bytes(dir)
 }
 
 #[cfg(test)]
 #[path = "disk_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "damage_tests.rs"]
+mod damage_tests;
+
+#[cfg(test)]
+#[path = "measures.rs"]
+mod measures;

@@ -8,23 +8,29 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use std::io;
+
 use super::super::contract::{blobs_contract, content, finished, put, store_contract, text};
-use super::super::{Blobs, DiskBlobs};
+use super::super::open::CLEAN;
+use super::super::survey::{segment_name, segment_path};
+use super::super::{Blobs, DiskBlobs, Opened, StoreKey, witness};
 use super::*;
 
-const T: Table = Table(3);
-const FLEETING: Table = Table(0x83);
+const VIEW: &str = "view";
 
-fn key() -> StoreKey {
+pub(super) const T: Table = Table(3);
+pub(super) const FLEETING: Table = Table(0x83);
+
+pub(super) fn key() -> StoreKey {
     StoreKey::new([9; 32])
 }
 
-fn open(dir: &Path) -> (Disk, Opened) {
+pub(super) fn open(dir: &Path) -> (Disk, Opened) {
     Disk::open(dir, key()).unwrap()
 }
 
 /// A store with `count` commits, dropped as by a kill; and where each commit's frame ends.
-fn committed(count: u8) -> (TempDir, Vec<u64>) {
+pub(super) fn committed(count: u8) -> (TempDir, Vec<u64>) {
     let dir = TempDir::new().unwrap();
     let (mut disk, opened) = open(dir.path());
     assert_eq!(opened, Opened::New);
@@ -37,7 +43,7 @@ fn committed(count: u8) -> (TempDir, Vec<u64>) {
     (dir, ends)
 }
 
-fn count(disk: &Disk) -> u8 {
+pub(super) fn count(disk: &Disk) -> u8 {
     let mut count = 0;
     disk.scan(T, b"mary", &mut |_, _| {
         count += 1;
@@ -48,11 +54,28 @@ fn count(disk: &Disk) -> u8 {
     count
 }
 
-fn journal_file(dir: &Path) -> PathBuf {
-    dir.join(journal::NAME)
+pub(super) fn journal_file(dir: &Path) -> PathBuf {
+    segment_path(dir, 1)
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn witness_files(dir: &Path) -> [Vec<u8>; 2] {
+    witness::NAMES.map(|name| fs::read(dir.join(name)).unwrap())
+}
+
+pub(super) fn put_witness_files(dir: &Path, files: &[Vec<u8>; 2]) {
+    witness::NAMES.iter().zip(files).for_each(|(name, bytes)| fs::write(dir.join(name), bytes).unwrap());
+}
+
+/// Opens, commits each item by itself, and drops as by a kill.
+pub(super) fn commit(dir: &Path, items: &[&str]) {
+    let (mut disk, _) = open(dir);
+    for item in items {
+        disk.write(put(T, "mary", item, "value")).unwrap();
+        disk.commit().unwrap();
+    }
+}
+
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
         let to = to.join(entry.file_name());
@@ -64,7 +87,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn flip(file: &Path, at: u64) {
+pub(super) fn flip(file: &Path, at: u64) {
     let mut bytes = fs::read(file).unwrap();
     bytes[at as usize] ^= 0x10;
     fs::write(file, bytes).unwrap();
@@ -116,9 +139,9 @@ fn a_view_that_is_not_as_it_was_closed_is_remade() {
         ("view deleted", &|dir| fs::remove_dir_all(dir.join(VIEW)).unwrap()),
         ("marker deleted", &|dir| fs::remove_file(dir.join(CLEAN)).unwrap()),
         ("marker damaged", &|dir| flip(&dir.join(CLEAN), 50)),
-        ("half a snapshot", &|dir| fs::write(dir.join(VIEW).join("snap.7.generating"), "x").unwrap()),
-        ("bit flipped", &|dir| flip(&dir.join(VIEW).join("db"), 200)),
-        ("garbage", &|dir| fs::write(dir.join(VIEW).join("conf"), "garbage").unwrap()),
+        ("half a snapshot", &|dir| fs::write(dir.join("view/1/snap.7.generating"), "x").unwrap()),
+        ("bit flipped", &|dir| flip(&dir.join("view/1/db"), 200)),
+        ("garbage", &|dir| fs::write(dir.join("view/1/conf"), "garbage").unwrap()),
     ];
     for (name, harm) in harm {
         let dir_now = copied.path().join(name);
@@ -148,21 +171,21 @@ fn an_older_view_with_its_marker_is_caught_up() {
 /// A commit cut off at any byte, before the witness knew of it, leaves the commits before it.
 #[test]
 fn a_torn_tail_is_cut_off_at_every_byte() {
-    let (dir, ends) = committed(3);
-    let full = fs::read(journal_file(dir.path())).unwrap();
-    let (path, witness_path) = (journal_file(dir.path()), dir.path().join(witness::NAME));
-    // Turn 3 is in the second slot: without it the first, of the second commit, is the newest.
-    let witness = fs::read(&witness_path).unwrap()[..4096].to_vec();
-    for length in ends[1]..=ends[2] {
+    let (dir, ends) = committed(2);
+    let witness = witness_files(dir.path());
+    commit(dir.path(), &["2"]);
+    let path = journal_file(dir.path());
+    let full = fs::read(&path).unwrap();
+    for length in ends[1]..=full.len() as u64 {
         for zeros in [0, 50] {
             let mut torn = full[..length as usize].to_vec();
             torn.resize(torn.len() + zeros, 0);
             fs::write(&path, torn).unwrap();
-            fs::write(&witness_path, &witness).unwrap();
-            let (mut disk, _) = open(dir.path());
-            let expected = if length == ends[2] { 3 } else { 2 };
+            put_witness_files(dir.path(), &witness);
+            let (mut disk, opened) = open(dir.path());
+            let expected = if length == full.len() as u64 { 3 } else { 2 };
             assert_eq!(count(&disk), expected, "cut at byte {length}");
-            assert_eq!(disk.stats().journal_bytes, ends[usize::from(expected) - 1]);
+            assert_eq!(opened, Opened::Rebuilt { frames: expected.into() }, "a torn tail is no damage");
             if length % 50 == 0 {
                 disk.write(put(T, "mary", &expected.to_string(), "again")).unwrap();
                 disk.commit().unwrap();
@@ -171,61 +194,6 @@ fn a_torn_tail_is_cut_off_at_every_byte() {
             }
         }
     }
-}
-
-/// The bug this guards against: a damaged frame in the middle taken for a torn tail, and all behind it lost.
-#[test]
-fn damage_to_what_was_acknowledged_is_refused_by_name() {
-    let (dir, ends) = committed(4);
-    let path = journal_file(dir.path());
-    let (full, witness) = (fs::read(&path).unwrap(), fs::read(dir.path().join(witness::NAME)).unwrap());
-    let refused = |offset: u64| {
-        let refused = Disk::open(dir.path(), key()).map(|_| ());
-        assert!(
-            matches!(refused, Err(StoreError::Damaged { offset: at, .. }) if at == offset),
-            "{refused:?}"
-        );
-    };
-    for at in ends[0]..ends[1] {
-        flip(&path, at);
-        refused(ends[0]);
-        assert_eq!(fs::metadata(&path).unwrap().len(), ends[3], "a refusal cuts nothing");
-        fs::write(&path, &full).unwrap();
-    }
-    flip(&path, 20);
-    refused(0);
-    fs::write(&path, &full[..ends[2] as usize]).unwrap();
-    refused(ends[2]);
-    fs::write(&path, [&full[..ends[0] as usize], &full[ends[1] as usize..]].concat()).unwrap();
-    refused(ends[0]);
-    fs::remove_file(&path).unwrap();
-    refused(0);
-    fs::write(&path, &full).unwrap();
-    fs::remove_file(dir.path().join(witness::NAME)).unwrap();
-    refused(0);
-    fs::write(dir.path().join(witness::NAME), vec![0; 8192]).unwrap();
-    refused(0);
-    fs::write(dir.path().join(witness::NAME), &witness).unwrap();
-    assert_eq!(count(&open(dir.path()).0), 4);
-}
-
-#[test]
-fn a_stale_witness_does_not_make_damage_a_torn_tail() {
-    let (dir, ends) = committed(1);
-    let witness = fs::read(dir.path().join(witness::NAME)).unwrap();
-    let (mut disk, _) = open(dir.path());
-    for n in 1..4 {
-        disk.write(put(T, "mary", &n.to_string(), "value")).unwrap();
-        disk.commit().unwrap();
-    }
-    drop(disk);
-    let path = journal_file(dir.path());
-    fs::write(dir.path().join(witness::NAME), &witness).unwrap();
-    flip(&path, ends[0] + 60);
-    let refused = Disk::open(dir.path(), key()).map(|_| ());
-    assert!(matches!(refused, Err(StoreError::Damaged { offset, .. }) if offset == ends[0]), "{refused:?}");
-    flip(&path, ends[0] + 60);
-    assert_eq!(count(&open(dir.path()).0), 4, "with a whole journal an old witness is brought up");
 }
 
 #[test]
@@ -293,6 +261,56 @@ fn a_full_disk_can_be_tried_again_and_a_failed_sync_poisons() {
     assert_eq!(count(&disk), 3, "it can still be read");
     drop(disk);
     assert!(count(&open(dir.path()).0) >= 2, "what was committed is there");
+}
+
+/// A group that the disk has no room for stands in nobody's way: it can be given up, or an urgent batch takes
+/// it along on what the reserve keeps.
+#[test]
+fn an_urgent_batch_is_recorded_from_the_reserve() {
+    let (dir, _) = committed(1);
+    let (mut disk, _) = open(dir.path());
+    assert_eq!(disk.stats().reserve_bytes, super::super::reserve::BYTES);
+    let allocated = {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(dir.path().join("reserve")).unwrap().blocks() * 512
+    };
+    assert!(allocated >= super::super::reserve::BYTES, "really allocated");
+    disk.write(put(T, "mary", "1", "given up")).unwrap();
+    disk.journal.fault = Some(io::ErrorKind::StorageFull);
+    assert!(matches!(disk.commit(), Err(StoreError::Full { .. })));
+    assert_eq!(disk.stats().reserve_bytes, super::super::reserve::BYTES, "not for ordinary groups");
+    disk.abandon();
+    disk.commit().unwrap();
+    assert_eq!(count(&disk), 1);
+    // The disk has room again only once something was given back to it.
+    disk.journal.room_after = Some(dir.path().join("reserve"));
+    let mut batch = put(T, "mary", "1", "revoked");
+    batch.urgent();
+    disk.write(batch).unwrap();
+    disk.commit().unwrap();
+    assert_eq!(text(&disk, T, "mary", "1").as_deref(), Some("revoked"));
+    drop(disk);
+    let (disk, _) = open(dir.path());
+    assert_eq!(count(&disk), 2);
+    assert_eq!(disk.stats().reserve_bytes, super::super::reserve::BYTES, "made again when there is room");
+}
+
+#[test]
+fn a_copied_folder_is_noticed_and_a_renamed_one_is_not() {
+    let (dir, _) = committed(2);
+    let (from, copied, renamed) =
+        (dir.path().join("from"), dir.path().join("copied"), dir.path().join("renamed"));
+    drop(open(&from));
+    assert!(!open(&from).0.is_copy());
+    copy(&from, &copied);
+    fs::rename(&from, &renamed).unwrap();
+    assert!(!open(&renamed).0.is_copy());
+    let (mut disk, _) = open(&copied);
+    assert!(disk.is_copy());
+    disk.adopt_copy().unwrap();
+    assert!(!disk.is_copy());
+    drop(disk);
+    assert!(!open(&copied).0.is_copy());
 }
 
 /// A child writes and says what was committed; it is killed at some moment, again and again.
@@ -374,38 +392,4 @@ fn payload_files_are_whole_private_and_named_as_b3sum_says() {
     assert_eq!(content(&blobs, &id).as_deref(), Some(b"ciphertext".as_slice()));
     assert_eq!(content(&blobs, &lost), None);
     assert_eq!(blobs.partial(&[5; 32]).unwrap().len_bytes(), 4, "a part outlives a restart");
-}
-
-/// Not a test of anything: prints what a commit costs here. `cargo test --release commits_per -- --nocapture`
-#[test]
-fn commits_per_second_are_printed() {
-    let dir = TempDir::new().unwrap();
-    let (mut disk, _) = open(dir.path());
-    let start = std::time::Instant::now();
-    for n in 0..3000u32 {
-        let mut batch = Batch::new();
-        batch.put(T, &n.to_le_bytes(), b"item", vec![7; 300]);
-        disk.write(batch).unwrap();
-        if n % 64 == 63 {
-            disk.commit().unwrap();
-        }
-    }
-    disk.commit().unwrap();
-    let took = start.elapsed();
-    println!(
-        "3000 batches of 300 bytes in groups of 64: {took:?}, {:.0} batches/s",
-        3000.0 / took.as_secs_f64()
-    );
-    let start = std::time::Instant::now();
-    (0..3000u32).for_each(|n| assert!(disk.get(T, &n.to_le_bytes(), b"item").unwrap().is_some()));
-    println!("3000 gets: {:?}; {:?}", start.elapsed(), disk.stats());
-    let start = std::time::Instant::now();
-    Box::new(disk).close().unwrap();
-    println!("close: {:?}", start.elapsed());
-    let start = std::time::Instant::now();
-    let disk = open(dir.path());
-    println!("open clean: {:?} {:?}", start.elapsed(), disk.1);
-    drop(disk);
-    let start = std::time::Instant::now();
-    println!("open rebuilt: {:?} {:?}", open(dir.path()).1, start.elapsed());
 }

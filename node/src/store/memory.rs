@@ -98,6 +98,10 @@ impl Store for Memory {
         Ok(())
     }
 
+    fn abandon(&mut self) {
+        self.pending = Delta::default();
+    }
+
     fn write_unjournaled(&mut self, batch: Batch) -> Result<(), StoreError> {
         batch.check(false)?;
         let mut delta = Delta::default();

@@ -10,14 +10,22 @@
 //! of some commit that is not older than the last one that returned.
 
 mod blobs;
+mod check;
+mod compact;
 #[cfg(test)]
 mod contract;
 mod delta;
 mod disk;
 mod files;
+mod format;
 mod journal;
 mod memory;
+mod open;
+mod place;
+mod reserve;
+mod salvage;
 mod sealing;
+mod survey;
 mod view;
 mod witness;
 
@@ -28,9 +36,12 @@ pub use blobs::{
     BlobId, BlobStats, BlobWriter, Blobs, Check, Checked, DiskBlobs, MemoryBlobs, Partial, ReadSeek,
     Reclaimed,
 };
+pub use check::{Finding, Gravity, Health};
 pub use delta::Batch;
-pub use disk::{Disk, Opened};
+pub use disk::Disk;
 pub use memory::Memory;
+pub use open::Opened;
+pub use salvage::{Missing, Salvage};
 pub(crate) use sealing::Sealer;
 pub use sealing::StoreKey;
 
@@ -75,10 +86,15 @@ pub trait Store: Send {
     fn write(&mut self, batch: Batch) -> Result<(), StoreError>;
 
     /// Makes everything written before durable, in one group: all of it or, after a crash before the return,
-    /// perhaps none of it. With nothing written it does nothing. After [`StoreError::Full`] the group is kept
-    /// and can be committed again; after [`StoreError::View`] it is durable, but the store answers nothing until
-    /// its view is remade (`Disk::rebuild`, which gives back space too); any other error poisons the store.
+    /// perhaps none of it. With nothing written it does nothing. After [`StoreError::Full`] nothing changed: the
+    /// group is kept and can be committed again, given up with [`abandon`](Self::abandon), or carried by an
+    /// [urgent](Batch::urgent) batch, for which a reserve is kept. After any other error the store refuses
+    /// writes: what of the group is durable shows when it is opened again.
     fn commit(&mut self) -> Result<(), StoreError>;
+
+    /// Gives up everything written since the last commit: it was never there. After [`StoreError::Full`] this
+    /// lets the store go on.
+    fn abandon(&mut self);
 
     /// Applies a batch to tables that are not journaled. Kept by a clean close, lost by a crash.
     fn write_unjournaled(&mut self, batch: Batch) -> Result<(), StoreError>;
@@ -100,14 +116,28 @@ pub trait Store: Send {
 /// Sizes of a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
-    /// Length of the journal.
+    /// Length of the journal, all its segments.
     pub journal_bytes: u64,
-    /// Commit groups made or replayed since the store was opened.
+    /// Commit groups made since the store was opened.
     pub commits: u64,
-    /// Size of the view on disk; 0 when unknown.
+    /// Size of the view on disk; 0 when unknown or held in memory.
     pub view_bytes: u64,
     /// Upper bound of what is written and not yet committed.
     pub pending_bytes: u64,
+    /// What the live rows take in a fresh journal, about.
+    pub live_bytes: u64,
+    /// What compacting would give back, about: journal and view.
+    pub reclaimable_bytes: u64,
+    /// What the store takes beside live rows: view, witness and reserve.
+    pub overhead_bytes: u64,
+    /// Segments of the journal.
+    pub segments: u64,
+    /// What is kept for urgent batches on a full disk.
+    pub reserve_bytes: u64,
+    /// Rows in journaled tables, without what waits to be applied.
+    pub rows: u64,
+    /// Whether the view is held in memory, because the disk has no room for it.
+    pub is_view_in_memory: bool,
 }
 
 /// Why the store said no.
@@ -127,17 +157,18 @@ pub enum StoreError {
     #[error("{file} has format version {got}, expected {expected}")]
     Version {
         /// Which file.
-        file: &'static str,
+        file: String,
         /// The version this program writes.
         expected: u16,
         /// The version found.
         got: u16,
     },
-    /// Something acknowledged can no longer be read. The store refuses to open: restore it from a copy.
+    /// Something acknowledged can no longer be read, and nothing here has it a second time. The store refuses to
+    /// open: restore it from a copy, or let [`Disk::salvage`] keep what is whole and say what is lost.
     #[error("{file} is damaged at byte {offset}: {what}")]
     Damaged {
         /// Which file.
-        file: &'static str,
+        file: String,
         /// Where.
         offset: u64,
         /// What was expected there.

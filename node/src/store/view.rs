@@ -4,6 +4,9 @@
 //! silently drops later records, and a kill while opening can leave a folder that never opens. So a view is
 //! used again only after a clean close, and only if every byte of its files is as the close left it
 //! ([`close`](View::close) returns their hash); in every other case it is deleted and made anew.
+//!
+//! A sum of the tags of all journaled rows ([`Totals`]) is kept beside it. Whoever reads all rows, to write a
+//! base or another view, compares: a row that sled dropped, or an older one that it brought back, shows.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -16,8 +19,9 @@ use serde_bytes::ByteBuf;
 
 use super::delta::Delta;
 use super::files;
-use super::sealing::Keys;
-use super::witness::Position;
+use super::files::take;
+use super::format::Position;
+use super::sealing::{Keys, ROW_BYTES};
 use super::{StoreError, Table, io_error};
 
 /// sled's page cache, in bytes. 64 MiB: a phone-sized server holds it, and rows are small.
@@ -26,7 +30,7 @@ const CACHE_BYTES: u64 = 64 << 20;
 const APPLIED: &[u8] = &[u8::MAX];
 /// Free space left to other files when the view is written, in bytes. 8 MiB: sled 0.34.7 may hang for ever on a
 /// disk that fills under it, so a full disk is found before sled is asked; it writes segments of 512 KiB.
-const FREE_BYTES_MIN: u64 = 8 << 20;
+pub(super) const FREE_BYTES_MIN: u64 = 8 << 20;
 /// How much sled may write for one byte applied. 4: twice to three times was seen.
 const WRITTEN_PER_BYTE: u64 = 4;
 
@@ -37,12 +41,87 @@ const CLOSE_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long to wait for sled's threads to let go of its file, in steps of 1 ms. 5 s: seen below 50 ms.
 const RELEASE_STEPS_MAX: u32 = 5_000;
 
+/// Rows that are worth a second thread. 256: starting one costs about as much as sealing some rows.
+const ROWS_FOR_TWO: usize = 256;
+
+/// What all journaled rows add up to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Totals {
+    pub(super) rows: u64,
+    /// Sealed, with their names.
+    pub(super) bytes: u64,
+    /// The wrapping sum of their tags. Each authenticates value and name, so no row can be lost, doubled or
+    /// replaced by an older one without another sum.
+    pub(super) tags: u128,
+}
+
+impl Totals {
+    /// `rows ‖ bytes ‖ tags`.
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        let mut bytes = self.rows.to_le_bytes().to_vec();
+        bytes.extend(self.bytes.to_le_bytes());
+        bytes.extend(self.tags.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn take(bytes: &mut &[u8]) -> Option<Self> {
+        let (rows, size) = (u64::from_le_bytes(take(bytes)?), u64::from_le_bytes(take(bytes)?));
+        Some(Self { rows, bytes: size, tags: u128::from_le_bytes(take(bytes)?) })
+    }
+
+    fn of(name: &[u8], sealed: &[u8]) -> Self {
+        if !is_journaled(name) {
+            return Self::default();
+        }
+        let tag = sealed.last_chunk::<16>().map_or(0, |tag| u128::from_le_bytes(*tag));
+        Self { rows: 1, bytes: (name.len() as u64).saturating_add(sealed.len() as u64), tags: tag }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.rows = self.rows.wrapping_add(other.rows);
+        self.bytes = self.bytes.wrapping_add(other.bytes);
+        self.tags = self.tags.wrapping_add(other.tags);
+    }
+
+    /// Wraps, so that differences can be added in any order.
+    fn take_away(&mut self, other: Self) {
+        self.rows = self.rows.wrapping_sub(other.rows);
+        self.bytes = self.bytes.wrapping_sub(other.bytes);
+        self.tags = self.tags.wrapping_sub(other.tags);
+    }
+}
+
+fn is_journaled(name: &[u8]) -> bool {
+    name.len() == ROW_BYTES && name.first().is_some_and(|table| Table(*table).is_journaled())
+}
+
+/// A row as sled has it.
+pub(super) struct Row<'a> {
+    pub(super) name: &'a [u8],
+    pub(super) sealed: &'a [u8],
+}
+
+impl Row<'_> {
+    pub(super) fn is_journaled(&self) -> bool {
+        is_journaled(self.name)
+    }
+}
+
+/// One change, with the secret name of its row.
+struct Change<'a> {
+    name: Vec<u8>,
+    parent: &'a [u8],
+    item: &'a [u8],
+    value: Option<&'a [u8]>,
+}
+
 /// The open view.
 pub(super) struct View {
     /// `None` only while it is being closed or remade.
     tree: Option<sled::Db>,
     path: PathBuf,
     keys: Arc<Keys>,
+    totals: Cell<Totals>,
     /// Whether every read and write so far went well: one that failed is asked nothing more, and not kept.
     sound: Cell<bool>,
 }
@@ -50,40 +129,38 @@ pub(super) struct View {
 impl View {
     /// Deletes what is there and starts empty.
     pub(super) fn create(path: &Path, keys: Arc<Keys>) -> Result<Self, StoreError> {
-        let mut view = Self { tree: None, path: path.to_owned(), keys, sound: Cell::new(true) };
-        view.clear()?;
-        Ok(view)
+        files::remove_all(path).map_err(io_error("deleting the view"))?;
+        files::make_dir(path).map_err(io_error("making the view"))?;
+        check_room(path, 0)?;
+        let tree = Some(open_sled(path)?);
+        let totals = Cell::default();
+        Ok(Self { tree, path: path.to_owned(), keys, totals, sound: Cell::new(true) })
     }
 
-    /// Closes, deletes everything, and opens an empty view in its place.
-    pub(super) fn clear(&mut self) -> Result<(), StoreError> {
+    /// Closes it and deletes everything.
+    pub(super) fn destroy(mut self) -> Result<(), StoreError> {
         // An unsound sled may still be there in its thread: it knows its file by descriptor, not by name.
-        self.release();
         self.sound.set(false);
+        self.release();
         // Such a one also holds the file's space until it is cut.
         if let Ok(file) = files::private().open(self.path.join("db")) {
             file.set_len(0).map_err(io_error("deleting the view"))?;
         }
-        match std::fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error("deleting the view")(error));
-            }
-            _ => {}
-        }
-        files::make_dir(&self.path).map_err(io_error("making the view"))?;
-        self.check_room(0)?;
-        self.tree = Some(open_sled(&self.path)?);
-        self.sound.set(true);
-        Ok(())
+        files::remove_all(&self.path).map_err(io_error("deleting the view"))
     }
 
     /// Opens the view as it was closed at `at`; `None` if it is not that.
-    pub(super) fn reopen(path: &Path, keys: Arc<Keys>, at: Position) -> Option<Self> {
+    pub(super) fn reopen(path: &Path, keys: Arc<Keys>, at: Position, totals: Totals) -> Option<Self> {
         let tree = open_sled(path).ok();
-        let view = Self { tree, path: path.to_owned(), keys, sound: Cell::new(true) };
+        let (totals, sound) = (Cell::new(totals), Cell::new(true));
+        let view = Self { tree, path: path.to_owned(), keys, totals, sound };
         let applied = view.tree().ok()?.get(APPLIED).ok()??;
         let applied = view.keys.view.open(APPLIED, &applied)?;
         (applied.as_slice() == at.to_bytes()).then_some(view)
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        self.totals.get()
     }
 
     pub(super) fn get(
@@ -118,44 +195,93 @@ impl View {
         Ok(())
     }
 
-    /// Applies a delta as one sled batch, and the journal position it brings the view to.
-    pub(super) fn apply(&self, delta: &Delta, at: Option<Position>) -> Result<(), StoreError> {
-        let applied =
-            self.batch(delta, at).and_then(|batch| self.tree()?.apply_batch(batch).map_err(unreadable));
+    /// Applies a delta. Not all or nothing: a view that was not closed clean is never opened again.
+    pub(super) fn apply(&self, delta: &Delta) -> Result<(), StoreError> {
+        let applied = self.apply_unchecked(delta);
         self.checked(applied)
     }
 
-    fn batch(&self, delta: &Delta, at: Option<Position>) -> Result<sled::Batch, StoreError> {
-        let mut batch = sled::Batch::default();
-        for (table, parent, changes) in delta.parents() {
-            if changes.cleared {
-                for name in self.tree()?.scan_prefix(self.keys.parent_name(table, parent)).keys() {
-                    batch.remove(name.map_err(unreadable)?);
+    fn apply_unchecked(&self, delta: &Delta) -> Result<(), StoreError> {
+        let tree = self.tree()?;
+        let mut totals = self.totals.get();
+        let mut changes = Vec::new();
+        for (table, parent, its) in delta.parents() {
+            if its.cleared {
+                for name in tree.scan_prefix(self.keys.parent_name(table, parent)).keys() {
+                    let name = name.map_err(unreadable)?;
+                    let old = tree.remove(&name).map_err(unreadable)?;
+                    totals.take_away(old.map_or(Totals::default(), |old| Totals::of(&name, &old)));
                 }
             }
-            for (item, value) in &changes.items {
-                let name = self.keys.row_name(table, parent, item);
-                match value {
-                    Some(value) => batch.insert(name.as_slice(), self.seal_row(&name, parent, item, value)?),
-                    None => batch.remove(name),
-                }
-            }
+            changes.extend(its.items.iter().map(|(item, value)| Change {
+                name: self.keys.row_name(table, parent, item),
+                parent,
+                item: item.as_slice(),
+                value: value.as_ref().map(|value| value.as_slice()),
+            }));
         }
-        if let Some(at) = at {
-            batch.insert(APPLIED, self.keys.view.seal(APPLIED, &at.to_bytes())?);
+        // In sled's order, neighbours share pages.
+        changes.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        let done = if changes.len() < ROWS_FOR_TWO {
+            vec![self.apply_changes(tree, &changes)]
+        } else {
+            let (one, other) = changes.split_at(changes.len() / 2);
+            std::thread::scope(|scope| {
+                let keys = &self.keys;
+                let other = scope.spawn(move || apply_changes(keys, tree, other));
+                let one = self.apply_changes(tree, one);
+                let other = other.join().unwrap_or_else(|_| Err(unreadable("a thread that wrote it died")));
+                vec![one, other]
+            })
+        };
+        for difference in done {
+            totals.add(difference?);
         }
-        Ok(batch)
+        self.totals.set(totals);
+        Ok(())
     }
 
-    /// Refuses, with nothing changed, when the disk might fill while `bytes` more are applied.
-    pub(super) fn check_room(&self, bytes: usize) -> Result<(), StoreError> {
-        let doing = "looking for free space";
-        let disk = rustix::fs::statvfs(&self.path).map_err(|error| io_error(doing)(error.into()))?;
-        let needed = (bytes as u64).saturating_mul(WRITTEN_PER_BYTE).saturating_add(FREE_BYTES_MIN);
-        if disk.f_bavail.saturating_mul(disk.f_frsize) < needed {
-            return Err(StoreError::Full { doing: "making room for the next commit" });
-        }
+    fn apply_changes(&self, tree: &sled::Db, changes: &[Change<'_>]) -> Result<Totals, StoreError> {
+        apply_changes(&self.keys, tree, changes)
+    }
+
+    /// Says which journal position it is at, before a clean close.
+    fn mark(&self, at: Position) -> Result<(), StoreError> {
+        let sealed = self.keys.view.seal(APPLIED, &at.to_bytes())?;
+        let marked = self.tree()?.insert(APPLIED, sealed).map_err(unreadable);
+        self.checked(marked).map(|_| ())
+    }
+
+    /// Takes over a row of another view of the same store.
+    pub(super) fn take_row(&self, row: &Row<'_>) -> Result<(), StoreError> {
+        let old = self.checked(self.tree()?.insert(row.name, row.sealed).map_err(unreadable))?;
+        let mut totals = self.totals.get();
+        totals.take_away(old.map_or(Totals::default(), |old| Totals::of(row.name, &old)));
+        totals.add(Totals::of(row.name, row.sealed));
+        self.totals.set(totals);
         Ok(())
+    }
+
+    /// Visits every row of every table, and fails if they are not those that were written.
+    pub(super) fn rows(
+        &self,
+        visit: &mut dyn FnMut(&Row<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut seen = Totals::default();
+        for row in self.tree()?.iter() {
+            let (name, sealed) = self.checked(row.map_err(unreadable))?;
+            if name.as_ref() != APPLIED {
+                seen.add(Totals::of(&name, &sealed));
+                visit(&Row { name: &name, sealed: &sealed })?;
+            }
+        }
+        let as_written = seen == self.totals.get();
+        self.checked(as_written.then_some(()).ok_or_else(|| unreadable("its rows are not those written")))
+    }
+
+    /// Refuses when the disk might fill while `bytes` more are applied.
+    pub(super) fn check_room(&self, bytes: u64) -> Result<(), StoreError> {
+        check_room(&self.path, bytes)
     }
 
     pub(super) fn size_bytes(&self) -> u64 {
@@ -171,9 +297,9 @@ impl View {
         self.sound.set(false);
     }
 
-    /// Flushes, closes and syncs, in this order, and returns the hash of all files: what `reopen` expects.
-    pub(super) fn close(mut self) -> Result<[u8; 32], StoreError> {
-        self.tree()?;
+    /// Marks, flushes, closes and syncs, in this order, and returns the hash of all files: what `reopen` expects.
+    pub(super) fn close(mut self, at: Position) -> Result<[u8; 32], StoreError> {
+        self.mark(at)?;
         // sled writes once more when dropped, so files are synced and hashed after.
         if !self.release() {
             return Err(unreadable("sled did not close it"));
@@ -220,18 +346,56 @@ impl View {
         result
     }
 
-    /// A row's value: `[parent, item, value]` in dag-cbor, sealed with its name as AAD.
-    fn seal_row(&self, name: &[u8], parent: &[u8], item: &[u8], value: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let bytes = serde_bytes::Bytes::new;
-        let row =
-            serde_ipld_dagcbor::to_vec(&(bytes(parent), bytes(item), bytes(value))).map_err(unreadable)?;
-        self.keys.view.seal(name, &zeroize::Zeroizing::new(row))
-    }
-
-    fn open_row(&self, name: &[u8], sealed: &[u8]) -> Result<(ByteBuf, ByteBuf, ByteBuf), StoreError> {
+    /// A row's parent, item and value.
+    pub(super) fn open_row(
+        &self,
+        name: &[u8],
+        sealed: &[u8],
+    ) -> Result<(ByteBuf, ByteBuf, ByteBuf), StoreError> {
         let plain = self.keys.view.open(name, sealed).ok_or_else(|| unreadable("a row does not open"))?;
         serde_ipld_dagcbor::from_slice(&plain).map_err(unreadable)
     }
+}
+
+/// Writes changes and returns by how much the totals differ.
+fn apply_changes(keys: &Keys, tree: &sled::Db, changes: &[Change<'_>]) -> Result<Totals, StoreError> {
+    let mut totals = Totals::default();
+    for change in changes {
+        let name = change.name.as_slice();
+        let old = match change.value {
+            Some(value) => {
+                let sealed = seal_row(keys, name, change.parent, change.item, value)?;
+                totals.add(Totals::of(name, &sealed));
+                tree.insert(name, sealed)
+            }
+            None => tree.remove(name),
+        };
+        let old = old.map_err(unreadable)?;
+        totals.take_away(old.map_or(Totals::default(), |old| Totals::of(name, &old)));
+    }
+    Ok(totals)
+}
+
+/// A row's value: `[parent, item, value]` in dag-cbor, sealed with its name as AAD.
+fn seal_row(
+    keys: &Keys,
+    name: &[u8],
+    parent: &[u8],
+    item: &[u8],
+    value: &[u8],
+) -> Result<Vec<u8>, StoreError> {
+    let bytes = serde_bytes::Bytes::new;
+    let row = serde_ipld_dagcbor::to_vec(&(bytes(parent), bytes(item), bytes(value))).map_err(unreadable)?;
+    keys.view.seal(name, &zeroize::Zeroizing::new(row))
+}
+
+/// Refuses when the disk might fill while `bytes` more are applied.
+pub(super) fn check_room(path: &Path, bytes: u64) -> Result<(), StoreError> {
+    let needed = bytes.saturating_mul(WRITTEN_PER_BYTE).saturating_add(FREE_BYTES_MIN);
+    if super::reserve::free_bytes(path) < needed {
+        return Err(StoreError::Full { doing: "making room for the next commit" });
+    }
+    Ok(())
 }
 
 impl Drop for View {
@@ -270,6 +434,21 @@ pub(super) fn hash(path: &Path, keys: &Keys) -> io::Result<[u8; 32]> {
         Ok(())
     })?;
     Ok(keys.mac("view", &listing))
+}
+
+/// Copies the files of a view that is closed.
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    files::make_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
 
 fn sync_all(path: &Path) -> io::Result<()> {
