@@ -16,7 +16,9 @@ fn main() {
     }
     let mut rustc = Command::new(var("RUSTC"));
     rustc.args(["--edition", "2024", "--crate-name", "shim", "--crate-type", "cdylib"]);
-    rustc.args(["-C", "opt-level=2", "-C", "panic=abort", "-C", "strip=symbols", "shim/shim.rs", "-o"]).arg(&out);
+    rustc
+        .args(["-C", "opt-level=2", "-C", "panic=abort", "-C", "strip=symbols", "shim/shim.rs", "-o"])
+        .arg(&out);
     if var("TARGET") != var("HOST") {
         rustc.args(["--target", &var("TARGET")]);
         if let Ok(linker) = std::env::var("RUSTC_LINKER") {

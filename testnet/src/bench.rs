@@ -62,8 +62,12 @@ pub fn run(args: &StoreBench) -> io::Result<bool> {
     let (start, opened, rebuild) = starts(&scratch.path().join("start")).map_err(io::Error::other)?;
     let times = store_rate / sled_rate.max(f64::MIN_POSITIVE);
     if !args.json {
-        println!("durable writes of {VALUE_BYTES} bytes, {WRITERS} writers: {times:.1} times sled alone (at least {FASTER_MIN})");
-        println!("start after an unclean stop, {ROWS} rows: {start:.2} s ({opened}; at most {START_SECONDS_MAX} s)");
+        println!(
+            "durable writes of {VALUE_BYTES} bytes, {WRITERS} writers: {times:.1} times sled alone (at least {FASTER_MIN})"
+        );
+        println!(
+            "start after an unclean stop, {ROWS} rows: {start:.2} s ({opened}; at most {START_SECONDS_MAX} s)"
+        );
         println!("remaking the view: {rebuild:.2} s (at most {REBUILD_SECONDS_MAX} s)");
     }
     let holds = times >= FASTER_MIN && start <= START_SECONDS_MAX && rebuild <= REBUILD_SECONDS_MAX;
@@ -81,7 +85,12 @@ fn median(rates: &mut [f64]) -> f64 {
 }
 
 fn change(n: u64) -> Change {
-    put(3, &format!("parent-{}", n % 1000), &n.to_string(), vec![u8::try_from(n % 256).unwrap_or(0); VALUE_BYTES])
+    put(
+        3,
+        &format!("parent-{}", n % 1000),
+        &n.to_string(),
+        vec![u8::try_from(n % 256).unwrap_or(0); VALUE_BYTES],
+    )
 }
 
 /// One write under way: what, and whom to tell.

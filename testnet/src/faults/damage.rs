@@ -90,7 +90,8 @@ fn damage(lane: &mut Lane, template: &Template, trial: u64) -> io::Result<Tally>
     }
     let state = if template.is_closed { "closed" } else { "killed" };
     let part = format!("{}, {state}", file_kind(&template.files[hit].0));
-    let case = Case { dir: &dir, kept: Some(&kept), plan: template.plan, trial, part: &part, in_groups: true };
+    let case =
+        Case { dir: &dir, kept: Some(&kept), plan: template.plan, trial, part: &part, in_groups: true };
     lane.judge(&case, &template.known, false, &mut tally)?;
     Ok(tally)
 }
@@ -136,7 +137,8 @@ pub(crate) fn file_kind(path: &Path) -> String {
         _ if is_alone => first,
         _ => {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let is_named = name.chars().any(|letter| !letter.is_ascii_hexdigit() && letter != '-' && letter != '.');
+            let is_named =
+                name.chars().any(|letter| !letter.is_ascii_hexdigit() && letter != '-' && letter != '.');
             if is_named { format!("{first}/{name}") } else { format!("{first}/*") }
         }
     }

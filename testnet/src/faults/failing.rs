@@ -125,12 +125,13 @@ fn count_revocations(lane: &Lane, heard: &Heard, at_once: bool, trial: u64, part
         tally.revocations_not_recorded += 1;
         let when = if number == 0 { "while the disk fails" } else { "after it was repaired" };
         let why = heard.refused.join("; ");
-        let what = format!("{part}: no revocation {when}; first felt: {felt}; {why}");
-        tally.tell(lane.kind, lane.options.seed, trial, &what);
+        let what = format!("first felt: {felt}; {why}");
+        tally.tell(&format!("{part}, no revocation {when}"), lane.kind, lane.options, trial, &what);
     }
     if !heard.done {
         tally.stopped += 1;
-        tally.tell(lane.kind, lane.options.seed, trial, &format!("{part}: the worker hangs or died after {felt}"));
+        let class = format!("{part}, the worker hangs or died");
+        tally.tell(&class, lane.kind, lane.options, trial, felt);
     }
 }
 
@@ -148,7 +149,8 @@ fn really_full(lane: &mut Lane, trial: u64) -> io::Result<Tally> {
     let part = "a real file system";
     let mut known = Known::default();
     known.heard(plan, &heard);
-    count_revocations_while_full(lane, &heard, trial, part, &mut tally);
+    // There nobody makes room again, so the second revocation is made on a full disk as well.
+    count_revocations(lane, &heard, true, trial, part, &mut tally);
     // Read in a place with room: whether a full disk can be read is another question than what is on it.
     let copy = lane.dir.join("store");
     lane::clear(&copy)?;
@@ -158,18 +160,14 @@ fn really_full(lane: &mut Lane, trial: u64) -> io::Result<Tally> {
     Ok(tally)
 }
 
-/// There nobody makes room again, so the second revocation is made on a full disk as well.
-fn count_revocations_while_full(lane: &Lane, heard: &Heard, trial: u64, part: &str, tally: &mut Tally) {
-    count_revocations(lane, heard, true, trial, part, tally);
-}
-
 /// A mounted file system, until it is dropped.
 struct Mounted<'a>(&'a Path);
 
 impl<'a> Mounted<'a> {
     fn at(dir: &'a Path) -> Option<Self> {
         let size = format!("size={REAL_MIB}m");
-        quietly(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "karte-faults"]).arg(dir)).then_some(Self(dir))
+        quietly(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "karte-faults"]).arg(dir))
+            .then_some(Self(dir))
     }
 }
 

@@ -133,7 +133,8 @@ impl Image {
     fn sync(&mut self, event: &Event) {
         let is_dir = self.now.get(&event.path).is_some_and(|what| self.objects[*what].is_dir);
         if is_dir || event.path == self.root {
-            let in_it = |name: &Option<String>| name.as_deref().is_some_and(|name| parent(name) == event.path);
+            let in_it =
+                |name: &Option<String>| name.as_deref().is_some_and(|name| parent(name) == event.path);
             let synced = |naming: &&mut Naming| match &naming.to {
                 Some(_) => in_it(&naming.to),
                 None => in_it(&naming.from),
@@ -277,13 +278,12 @@ mod tests {
         let name_only = named(base(), vec![event(b'S', 9, "/r", "", "")]);
         assert_eq!(name_only["new"], b"", "a name without its bytes");
         let rename = || event(b'R', 1, "/r/new", "/r/old", "");
-        let both = named(base(), vec![event(b'S', 1, "/r/new", "", ""), rename(), event(b'S', 9, "/r", "", "")]);
+        let both =
+            named(base(), vec![event(b'S', 1, "/r/new", "", ""), rename(), event(b'S', 9, "/r", "", "")]);
         assert_eq!(both.keys().collect::<Vec<_>>(), ["old"]);
         assert_eq!(both["old"], b"text");
-        let not_renamed = named(
-            base(),
-            vec![event(b'S', 1, "/r/new", "", ""), event(b'S', 9, "/r", "", ""), rename()],
-        );
+        let not_renamed =
+            named(base(), vec![event(b'S', 1, "/r/new", "", ""), event(b'S', 9, "/r", "", ""), rename()]);
         assert_eq!(not_renamed["new"], b"text", "the rename was not synced");
     }
 }

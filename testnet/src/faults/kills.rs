@@ -42,7 +42,7 @@ fn life(lane: &mut Lane, trials: Range<u64>) -> std::io::Result<Tally> {
             tally.broken_off += u64::from(heard.stopped.is_none());
             if let Some(why) = heard.stopped {
                 tally.stopped += 1;
-                tally.tell(Kind::Kill, lane.options.seed, trial, &format!("worker stopped: {why}"));
+                tally.tell("worker stopped", Kind::Kill, lane.options, trial, &why);
             }
         }
         let case = Case { dir: &dir, kept: None, plan, trial, part: "kill", in_groups: true };
@@ -104,7 +104,7 @@ fn at_call(lane: &mut Lane, plan: Plan, trial: u64, n: u64) -> std::io::Result<T
         tally.broken_off += u64::from(!heard.done && heard.stopped.is_none());
         if let Some(why) = heard.stopped {
             tally.stopped += 1;
-            tally.tell(Kind::Syscall, lane.options.seed, trial, &format!("worker stopped: {why}"));
+            tally.tell("worker stopped", Kind::Syscall, lane.options, trial, &why);
         }
     }
     let case = Case { dir: &dir, kept: None, plan, trial, part, in_groups: true };

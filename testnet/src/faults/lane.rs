@@ -166,8 +166,8 @@ impl Lane<'_> {
         }
         let kept = self.keep(case)?;
         let what = told(&dump, &finding, self.options.verbose);
-        let what = format!("{} ({what}), kept in {}", case.part, kept.display());
-        tally.tell(self.kind, self.options.seed, case.trial, &what);
+        let what = format!("{what}; kept in {}", kept.display());
+        tally.tell(case.part, self.kind, self.options, case.trial, &what);
         Ok(None)
     }
 

@@ -13,19 +13,19 @@
 
 mod damage;
 pub mod dice;
-mod dump;
+pub mod dump;
 mod failing;
-mod image;
+pub mod image;
 pub mod judge;
 mod kills;
 mod lane;
-mod model;
-mod plan;
+pub mod model;
+pub mod plan;
 mod power;
 mod report;
-mod shim;
+pub mod shim;
 pub mod store;
-mod tally;
+pub mod tally;
 pub mod worker;
 
 use std::path::{Path, PathBuf};

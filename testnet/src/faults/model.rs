@@ -81,11 +81,6 @@ pub struct Finding {
 }
 
 impl Known {
-    /// The step from which the next worker goes on, if it finds what was last found.
-    pub fn next_step(&self) -> u64 {
-        self.step.map_or(0, |step| step + 1)
-    }
-
     /// Takes in what a worker said about what it did to the folder.
     pub fn heard(&mut self, plan: Plan, heard: &Heard) {
         self.revoked.extend(&heard.revoked);

@@ -31,7 +31,7 @@ fn trace(lane: &mut Lane, trials: Range<u64>) -> std::io::Result<Tally> {
     tally.panics += heard.panics;
     if let Some(why) = heard.stopped {
         tally.stopped += 1;
-        tally.tell(Kind::Power, seed, trials.start, &format!("worker stopped: {why}"));
+        tally.tell("worker stopped", Kind::Power, lane.options, trials.start, &why);
     }
     let events = read_trace(&lane::read(&lane.out())?);
     // Repeating one trial needs its trace, and none of the images before it.
@@ -76,7 +76,8 @@ fn cut(
 
 /// What the worker had said by then.
 fn said(events: &[Event]) -> Heard {
-    let said: Vec<u8> = events.iter().filter(|event| event.op == b'A').flat_map(|event| event.data.clone()).collect();
+    let said: Vec<u8> =
+        events.iter().filter(|event| event.op == b'A').flat_map(|event| event.data.clone()).collect();
     let mut heard = Heard::default();
     let text = String::from_utf8_lossy(&said).into_owned();
     // A line that was not ended had not been said.

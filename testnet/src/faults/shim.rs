@@ -73,7 +73,8 @@ impl Shim {
 /// How many calls were seen, and how many were failed.
 pub fn counters(out: &Path) -> (u64, u64) {
     let bytes = std::fs::read(out).unwrap_or_default();
-    let number = |at: usize| bytes.get(at..at + 8).and_then(|part| part.try_into().ok()).map(u64::from_le_bytes);
+    let number =
+        |at: usize| bytes.get(at..at + 8).and_then(|part| part.try_into().ok()).map(u64::from_le_bytes);
     (number(0).unwrap_or(0), number(8).unwrap_or(0))
 }
 

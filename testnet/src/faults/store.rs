@@ -94,9 +94,7 @@ impl Node {
         let mut writer = self.blobs.create()?;
         // The writer's error is the system's: a full disk is told apart below, as the product does.
         for part in bytes.chunks(16 << 10) {
-            writer
-                .write_all(part)
-                .map_err(|source| StoreError::Io { doing: "writing a payload", source })?;
+            writer.write_all(part).map_err(|source| StoreError::Io { doing: "writing a payload", source })?;
         }
         writer.finish().map(|_| ())
     }

@@ -3,14 +3,14 @@
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-use super::Kind;
 use super::dump::Dump;
 use super::judge::Broken;
 use super::model::Finding;
 use super::store::{HAS_RESERVE, HAS_SALVAGE};
+use super::{Kind, Options};
 
-/// How many failures are told in words.
-const TOLD_MAX: usize = 20;
+/// How many failures of one class are told in words.
+const TOLD_MAX: usize = 3;
 
 /// Sums over trials of one kind.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -41,9 +41,9 @@ pub struct Tally {
     pub seconds: f64,
     /// By kind of file or of fault: trials, and of these not opened, lost or silent.
     pub parts: BTreeMap<String, Part>,
-    /// What failed, in words, with what repeats it.
+    /// What failed, by class, in words, with what repeats it.
     #[serde(skip)]
-    pub failures: Vec<String>,
+    pub failures: BTreeMap<String, Vec<String>>,
 }
 
 /// Trials of one part.
@@ -88,8 +88,11 @@ impl Tally {
             sum.lost += part.lost;
             sum.silent += part.silent;
         }
-        self.failures.extend(other.failures);
-        self.failures.truncate(TOLD_MAX);
+        for (class, told) in other.failures {
+            let sum = self.failures.entry(class).or_default();
+            sum.extend(told);
+            sum.truncate(TOLD_MAX);
+        }
     }
 
     /// Counts a judged folder. True when nothing is wrong with it.
@@ -136,10 +139,14 @@ impl Tally {
         missed.map(|(name, number, _)| format!("{} {name} {number}, expected 0", kind.name())).collect()
     }
 
-    /// Tells a failure, with the command that repeats it.
-    pub fn tell(&mut self, kind: Kind, seed: u64, trial: u64, what: &str) {
-        let name = kind.name();
-        self.failures.push(format!("{name}: {what}\n    repeat: testnet faults --kind {name} --seed {seed} --trial {trial}"));
-        self.failures.truncate(TOLD_MAX);
+    /// Tells a failure, with the command that repeats it. Of one class the first few are kept.
+    pub fn tell(&mut self, class: &str, kind: Kind, options: &Options, trial: u64, what: &str) {
+        let told = self.failures.entry(class.to_owned()).or_default();
+        if told.len() < TOLD_MAX {
+            let (name, Options { seed, trials, .. }) = (kind.name(), options);
+            told.push(format!(
+                "{name}, {class}: {what}\n    repeat: testnet faults --kind {name} --trials {trials} --seed {seed} --trial {trial}"
+            ));
+        }
     }
 }

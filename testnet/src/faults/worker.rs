@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::plan::{Plan, REVOKED, Step, put};
+use super::plan::{Fate, Plan, REVOKED, Step, put};
 use super::store::Node;
 
 /// How often a revocation is tried while the disk fails, each time with the store opened anew.
@@ -61,7 +61,9 @@ fn run(work: &Work, open: &mut Option<Node>) -> Result<(), StoreError> {
             step(plan, node, n)?;
         }
     }
-    if work.revoke && let Some(node) = open {
+    if work.revoke
+        && let Some(node) = open
+    {
         // The fault never came, or nothing felt it: the revocation still has to be there.
         try_revoke(node, 0)?;
     }
@@ -111,7 +113,7 @@ fn step(plan: Plan, node: &mut Node, n: u64) -> Result<(), StoreError> {
             }
         }
         Step::Complete(begun) => receive(plan, node, begun)?,
-        Step::Forget(of) => node.forget(&plan.payload(of))?,
+        Step::Forget(_) => forget(plan, node, n)?,
         Step::Sync => {
             node.sync()?;
             say(&format!("synced {n}"));
@@ -126,6 +128,13 @@ fn step(plan: Plan, node: &mut Node, n: u64) -> Result<(), StoreError> {
 fn receive(plan: Plan, node: &Node, n: u64) -> Result<(), StoreError> {
     let bytes = plan.payload(n);
     node.receive(&bytes, bytes.len())
+}
+
+fn forget(plan: Plan, node: &Node, n: u64) -> Result<(), StoreError> {
+    match plan.fate(n) {
+        Some(Fate::Gone(of) | Fate::Made(of)) => node.forget(&plan.payload(of)),
+        None => Ok(()),
+    }
 }
 
 /// A revocation while the disk fails, and one when it is well again.
