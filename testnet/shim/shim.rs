@@ -6,7 +6,7 @@
 //! Configured by environment variables of the worker's process, all set by `testnet/src/faults/shim.rs`:
 //! `SHIM_DIR` (the folder), `SHIM_MODE` (count, kill, eio, enospc, trace), `SHIM_N` (the first call is 1),
 //! `SHIM_HOW` (before, half, after; once, ever), `SHIM_ROOM` (bytes still free), `SHIM_OUT` (counter or trace),
-//! `SHIM_NOSYNC` (folder whose syncs are swallowed: the harness's own test that it sees loss).
+//! `SHIM_NOSYNC` (folder below which fdatasync is swallowed: the harness's own test that it sees loss).
 //!
 //! Unsafe throughout: every function here takes the place of a C function and gets its raw arguments. Each hands
 //! them on unchanged, or with a shorter length, and reads only what the caller promised libc to be readable.
@@ -678,9 +678,6 @@ fn sync_one(fd: c_int, real: &mut dyn FnMut() -> c_int) -> c_int {
     if !in_scope(&path) {
         return real();
     }
-    if config().nosync.as_ref().is_some_and(|dir| is_below(&path, dir)) {
-        return 0;
-    }
     let (inode, _) = inode_and_length(fd, b"");
     let call = Call { op: b'S', inode, offset: 0, path: &path, path2: b"", data: b"", grows: 0 };
     pass(call, &mut |_| real() as isize) as c_int
@@ -695,6 +692,9 @@ pub extern "C" fn fsync(fd: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn fdatasync(fd: c_int) -> c_int {
     let real = real!(c"fdatasync", fn(c_int) -> c_int);
+    if config().nosync.as_ref().is_some_and(|dir| is_below(&fd_path(fd), dir)) {
+        return 0;
+    }
     sync_one(fd, &mut || real(fd))
 }
 

@@ -91,7 +91,7 @@ fn damage(lane: &mut Lane, template: &Template, trial: u64) -> io::Result<Tally>
     let state = if template.is_closed { "closed" } else { "killed" };
     let part = format!("{}, {state}", file_kind(&template.files[hit].0));
     let case =
-        Case { dir: &dir, kept: Some(&kept), plan: template.plan, trial, part: &part, in_groups: true };
+        Case { dir: &dir, kept: Some(&kept), plan: template.plan, trial, part: &part, until: Some(STEPS) };
     lane.judge(&case, &template.known, false, &mut tally)?;
     Ok(tally)
 }

@@ -94,7 +94,7 @@ fn fail(lane: &mut Lane, template: &Template, trial: u64) -> io::Result<Tally> {
     known.heard(template.plan, &heard);
     let must_record = fault != Fault::EioEver;
     count_revocations(lane, &heard, must_record, trial, part, &mut tally);
-    let case = Case { dir: &dir, kept: None, plan: template.plan, trial, part, in_groups: false };
+    let case = Case { dir: &dir, kept: None, plan: template.plan, trial, part, until: None };
     lane.judge(&case, &known, false, &mut tally)?;
     Ok(tally)
 }
@@ -113,7 +113,10 @@ fn fault(kind: Kind, dice: &mut Dice) -> (Fault, &'static str) {
 
 /// The first revocation must be recorded while the disk is full, the second once it is well again.
 fn count_revocations(lane: &Lane, heard: &Heard, at_once: bool, trial: u64, part: &str, tally: &mut Tally) {
-    tally.panics += heard.panics;
+    for panic in &heard.panics {
+        tally.panics += 1;
+        tally.tell(&format!("{part}, worker panics"), lane.kind, lane.options, trial, panic);
+    }
     tally.broken_off += u64::from(heard.stopped.is_some());
     let felt = heard.stopped.as_deref().unwrap_or("nothing");
     let must = match (heard.stopped.is_some(), at_once) {
@@ -155,7 +158,7 @@ fn really_full(lane: &mut Lane, trial: u64) -> io::Result<Tally> {
     let copy = lane.dir.join("store");
     lane::clear(&copy)?;
     lane::copy(&store, &copy)?;
-    let case = Case { dir: &copy, kept: None, plan, trial, part, in_groups: false };
+    let case = Case { dir: &copy, kept: None, plan, trial, part, until: None };
     lane.judge(&case, &known, false, &mut tally)?;
     Ok(tally)
 }

@@ -38,14 +38,10 @@ fn life(lane: &mut Lane, trials: Range<u64>) -> std::io::Result<Tally> {
             run.killed_after = Some(Duration::from_millis(dice.between(1, LIFE_MS_MAX)));
             let heard = lane.work(&run)?;
             known.heard(plan, &heard);
-            tally.panics += heard.panics;
             tally.broken_off += u64::from(heard.stopped.is_none());
-            if let Some(why) = heard.stopped {
-                tally.stopped += 1;
-                tally.tell("worker stopped", Kind::Kill, lane.options, trial, &why);
-            }
+            lane.count_worker(&heard, trial, &mut tally);
         }
-        let case = Case { dir: &dir, kept: None, plan, trial, part: "kill", in_groups: true };
+        let case = Case { dir: &dir, kept: None, plan, trial, part: "kill", until: Some(u64::MAX) };
         let Some(dump) = lane.judge(&case, &known, dice.chance(50), &mut tally)? else {
             break; // What is wrong once would be counted again.
         };
@@ -100,14 +96,10 @@ fn at_call(lane: &mut Lane, plan: Plan, trial: u64, n: u64) -> std::io::Result<T
         run.fault = Some((fault, n));
         let heard = lane.work(&run)?;
         known.heard(plan, &heard);
-        tally.panics += heard.panics;
         tally.broken_off += u64::from(!heard.done && heard.stopped.is_none());
-        if let Some(why) = heard.stopped {
-            tally.stopped += 1;
-            tally.tell("worker stopped", Kind::Syscall, lane.options, trial, &why);
-        }
+        lane.count_worker(&heard, trial, &mut tally);
     }
-    let case = Case { dir: &dir, kept: None, plan, trial, part, in_groups: true };
+    let case = Case { dir: &dir, kept: None, plan, trial, part, until: Some(STEPS) };
     lane.judge(&case, &known, false, &mut tally)?;
     Ok(tally)
 }

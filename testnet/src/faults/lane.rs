@@ -148,6 +148,18 @@ impl Lane<'_> {
         Ok(command)
     }
 
+    /// Counts what went wrong with a worker that nobody disturbed.
+    pub(super) fn count_worker(&self, heard: &Heard, trial: u64, tally: &mut Tally) {
+        for panic in &heard.panics {
+            tally.panics += 1;
+            tally.tell("worker panics", self.kind, self.options, trial, panic);
+        }
+        if let Some(why) = &heard.stopped {
+            tally.stopped += 1;
+            tally.tell("worker stops", self.kind, self.options, trial, why);
+        }
+    }
+
     /// Judges a folder, counts it, and keeps it when something is wrong. The dump, when all is well.
     pub(super) fn judge(
         &mut self,
@@ -158,8 +170,8 @@ impl Lane<'_> {
     ) -> std::io::Result<Option<Dump>> {
         let dump = self.judge.dump(case.dir, closes);
         let finding = match &dump {
-            Ok(dump) if dump.opened.is_some() => known.judge(case.plan, dump, case.in_groups),
-            _ => Finding::default(),
+            Ok(dump) if dump.opened.is_some() => known.judge(case.plan, dump, case.until),
+            _ => known.lose_all(case.plan),
         };
         if tally.count(case.part, &dump, &finding) {
             return Ok(dump.ok());
@@ -189,7 +201,8 @@ pub(super) struct Case<'a> {
     pub(super) plan: Plan,
     pub(super) trial: u64,
     pub(super) part: &'a str,
-    pub(super) in_groups: bool,
+    /// Where the worker's last commit is, for judging whole groups.
+    pub(super) until: Option<u64>,
 }
 
 fn told(dump: &Result<Dump, Broken>, finding: &Finding, verbose: bool) -> String {
@@ -201,6 +214,9 @@ fn told(dump: &Result<Dump, Broken>, finding: &Finding, verbose: bool) -> String
     let mut what: Vec<String> = dump.refused.iter().chain(&dump.errors).cloned().collect();
     if dump.panics > 0 {
         what.push(format!("{} panics", dump.panics));
+    }
+    if finding.floor_fell {
+        what.push(format!("the time floor fell to {}", dump.floor));
     }
     if finding.torn_group {
         what.push(format!("step {:?} is there without the rest of its group", dump.step));

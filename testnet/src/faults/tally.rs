@@ -33,6 +33,8 @@ pub struct Tally {
     pub salvaged: u64,
     /// Folders in which part of a commit group is there without the rest.
     pub torn_groups: u64,
+    /// Folders whose time floor is below that of an acknowledged commit.
+    pub floors_fallen: u64,
     /// Revocations that could not be recorded although they had to be.
     pub revocations_not_recorded: u64,
     /// Workers that stopped on an error where none was made.
@@ -79,6 +81,7 @@ impl Tally {
         self.broken_off += other.broken_off;
         self.salvaged += other.salvaged;
         self.torn_groups += other.torn_groups;
+        self.floors_fallen += other.floors_fallen;
         self.revocations_not_recorded += other.revocations_not_recorded;
         self.stopped += other.stopped;
         for (name, part) in other.parts {
@@ -110,16 +113,14 @@ impl Tally {
         self.torn_groups += u64::from(finding.torn_group);
         let part = self.parts.entry(part.to_owned()).or_default();
         part.trials += 1;
-        if opened {
-            self.lost += finding.lost;
-            self.silent += finding.silent;
-            part.lost += finding.lost;
-            part.silent += finding.silent;
-        } else {
-            self.unopenable += 1;
-            part.unopenable += 1;
-        }
-        opened && panics == 0 && finding.lost == 0 && !finding.torn_group
+        part.lost += finding.lost;
+        part.silent += finding.silent;
+        part.unopenable += u64::from(!opened);
+        self.lost += finding.lost;
+        self.silent += finding.silent;
+        self.unopenable += u64::from(!opened);
+        self.floors_fallen += u64::from(finding.floor_fell);
+        opened && panics == 0 && finding.lost == 0 && !finding.torn_group && !finding.floor_fell
     }
 
     /// Which bars of this kind do not hold. A fault of the disk's content may lose what it hits, but never silently;
@@ -132,6 +133,8 @@ impl Tally {
             ("unopenable", self.unopenable, !damages || HAS_SALVAGE),
             ("panics", self.panics, true),
             ("torn_groups", self.torn_groups, true),
+            // With one of its two slots the witness loses the last floor, and nothing can tell.
+            ("floors_fallen", self.floors_fallen, !damages),
             ("stopped", self.stopped, true),
             ("revocations_not_recorded", self.revocations_not_recorded, kind != Kind::Enospc || HAS_RESERVE),
         ];

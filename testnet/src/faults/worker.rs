@@ -36,7 +36,7 @@ pub struct Work {
 pub fn work(work: &Work) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
         eprintln!("{info}");
-        say("panic");
+        say(&format!("panic {}", info.to_string().replace('\n', " ")));
     }));
     let mut open = None;
     match run(work, &mut open) {
