@@ -18,8 +18,9 @@ use super::{Kind, Options, Tally};
 
 /// Trials side by side: the smallest machine this runs on has two cores.
 const LANES: u64 = 2;
-/// How long a worker may take, unless it is to be killed earlier. 90 s: a store whose disk fails may wait 60 s for it.
-const WORKER_TIME_MAX: Duration = Duration::from_secs(90);
+/// How long a worker may take, unless it is to be killed earlier. 20 s: some hundred times what it takes, and longer
+/// than anybody waits for a node to stop or start.
+const WORKER_TIME_MAX: Duration = Duration::from_secs(20);
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 

@@ -257,3 +257,62 @@ pub fn digest(bytes: &[u8]) -> u64 {
 fn name(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a worker leaves that did everything up to and with step `n`, and synced last.
+    fn left(plan: Plan, n: u64) -> (Known, Dump) {
+        let mut known = Known::default();
+        let all = Heard {
+            opened: Some(None),
+            committed: Some(n),
+            synced: Some(n),
+            last: Some(n),
+            ..Heard::default()
+        };
+        known.heard(plan, &all);
+        let step = plan.wrote_at(n);
+        let payloads = known.must.iter().map(|id| (id.clone(), true)).collect();
+        let rows = step.map_or_else(Rows::new, |step| rows_at(plan, step));
+        (known, Dump { step, rows, payloads, floor: n + 1, opened: Some("clean".into()), ..Dump::default() })
+    }
+
+    #[test]
+    fn a_folder_as_it_was_left_lacks_nothing() {
+        let plan = Plan { seed: 3 };
+        let (known, dump) = left(plan, 200);
+        let finding = known.judge(plan, &dump, Some(201));
+        assert!(finding.acknowledged > 50, "{finding:?}");
+        assert_eq!((finding.lost, finding.torn_group, finding.floor_fell), (0, false, false), "{finding:?}");
+    }
+
+    #[test]
+    fn everything_that_can_be_wrong_with_a_folder_is_found() {
+        let plan = Plan { seed: 3 };
+        let (known, good) = left(plan, 200);
+        let lost = |change: &dyn Fn(&mut Dump)| {
+            let mut dump = good.clone();
+            change(&mut dump);
+            let finding = known.judge(plan, &dump, Some(201));
+            (finding.lost, finding.silent)
+        };
+        assert_eq!(lost(&|dump| drop(dump.rows.pop_first())), (1, 1), "a missing row");
+        assert_eq!(lost(&|dump| *dump.rows.values_mut().next().unwrap() += 1), (1, 1), "a wrong row");
+        assert_eq!(lost(&|dump| drop(dump.rows.insert("3/x/y".into(), 1))), (1, 1), "a row too many");
+        assert_eq!(lost(&|dump| drop(dump.payloads.pop_first())), (1, 1), "a missing payload");
+        assert_eq!(
+            lost(&|dump| drop(dump.payloads.insert("00".into(), true))),
+            (1, 1),
+            "a payload that is back"
+        );
+        assert!(lost(&|dump| dump.step = None).0 > 50, "an older state");
+        let named = |dump: &mut Dump| {
+            dump.named.rows = true;
+            dump.rows.clear();
+        };
+        let (lost_rows, silent) = lost(&named);
+        assert!(lost_rows > 50 && silent == 0, "what is named is not silent");
+    }
+}

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::dump::Dump;
 use super::judge::Broken;
 use super::model::Finding;
-use super::store::{HAS_RESERVE, HAS_SALVAGE};
+use super::store::{HAS_RESERVE, HAS_SALVAGE, OUTLIVES_ERRORS};
 use super::{Kind, Options};
 
 /// How many failures of one class are told in words.
@@ -127,16 +127,19 @@ impl Tally {
     /// every other fault may lose nothing.
     pub fn missed(&self, kind: Kind) -> Vec<String> {
         let damages = matches!(kind, Kind::Flip | Kind::Truncate | Kind::Zero);
+        let fails = matches!(kind, Kind::Enospc | Kind::Eio);
+        let lives = !fails || OUTLIVES_ERRORS;
+        let records = if kind == Kind::Enospc { HAS_RESERVE } else { lives };
         let bars = [
             ("lost", self.lost, !damages),
             ("silent", self.silent, true),
             ("unopenable", self.unopenable, !damages || HAS_SALVAGE),
-            ("panics", self.panics, true),
+            ("panics", self.panics, lives),
             ("torn_groups", self.torn_groups, true),
             // With one of its two slots the witness loses the last floor, and nothing can tell.
             ("floors_fallen", self.floors_fallen, !damages),
-            ("stopped", self.stopped, true),
-            ("revocations_not_recorded", self.revocations_not_recorded, kind != Kind::Enospc || HAS_RESERVE),
+            ("stopped", self.stopped, lives),
+            ("revocations_not_recorded", self.revocations_not_recorded, records),
         ];
         let missed = bars.into_iter().filter(|(_, number, counts)| *counts && *number > 0);
         missed.map(|(name, number, _)| format!("{} {name} {number}, expected 0", kind.name())).collect()
