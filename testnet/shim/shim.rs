@@ -434,7 +434,11 @@ pub struct IoVec {
 }
 
 /// Vectored writes are made one by one: a short count is allowed, and every caller must go on after it.
-fn first_part(parts: *const IoVec, count: c_int, write: &mut dyn FnMut(*const c_void, usize) -> isize) -> isize {
+fn first_part(
+    parts: *const IoVec,
+    count: c_int,
+    write: &mut dyn FnMut(*const c_void, usize) -> isize,
+) -> isize {
     // SAFETY: the caller promised libc `count` readable parts.
     let parts = unsafe { std::slice::from_raw_parts(parts, count.max(0) as usize) };
     parts.iter().find(|part| part.length > 0).map_or(0, |part| write(part.base, part.length))
@@ -592,7 +596,13 @@ pub extern "C" fn renameat(a: c_int, from: *const c_char, b: c_int, to: *const c
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn renameat2(a: c_int, from: *const c_char, b: c_int, to: *const c_char, flags: c_uint) -> c_int {
+pub extern "C" fn renameat2(
+    a: c_int,
+    from: *const c_char,
+    b: c_int,
+    to: *const c_char,
+    flags: c_uint,
+) -> c_int {
     let real = real!(c"renameat2", fn(c_int, *const c_char, c_int, *const c_char, c_uint) -> c_int);
     rename_at(at_path(a, from), at_path(b, to), &mut || real(a, from, b, to, flags))
 }
@@ -713,7 +723,8 @@ pub extern "C" fn sync_file_range(fd: c_int, offset: i64, length: i64, flags: c_
 /// A file written through memory would not be seen here: the worker is stopped, so that this is noticed.
 fn refuse_shared(protection: c_int, flags: c_int, fd: c_int) {
     if fd >= 0 && protection & PROT_WRITE != 0 && flags & MAP_SHARED != 0 && in_scope(&fd_path(fd)) {
-        let text = b"karte-shim: a file of the store is written through mmap, which this harness cannot see\n";
+        let text =
+            b"karte-shim: a file of the store is written through mmap, which this harness cannot see\n";
         real_write(2, text.as_ptr().cast(), text.len());
         die();
     }

@@ -46,7 +46,7 @@ pub(super) fn damaged(kind: Kind, options: &Options) -> io::Result<Tally> {
 }
 
 fn build(lane: &Lane, number: u64) -> io::Result<Template> {
-    let plan = Plan { seed: Dice::new("damage", &[lane.options.seed, number]).next() };
+    let plan = Plan { seed: Dice::new("damage", &[lane.options.seed, number]).number() };
     let is_closed = number.is_multiple_of(2);
     let dir = lane.fresh("template")?;
     let mut run = Run::new(&dir, plan, STEPS);

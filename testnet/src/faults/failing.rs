@@ -56,7 +56,7 @@ pub(super) fn failing(kind: Kind, options: &Options) -> io::Result<Tally> {
 }
 
 fn build(lane: &Lane, number: u64) -> io::Result<Template> {
-    let plan = Plan { seed: Dice::new("failing", &[lane.options.seed, number]).next() };
+    let plan = Plan { seed: Dice::new("failing", &[lane.options.seed, number]).number() };
     let holder = tempfile::Builder::new().prefix("karte-faults-").tempdir_in(&lane.options.dir)?;
     let dir = holder.path().join("store");
     std::fs::create_dir(&dir)?;
@@ -141,7 +141,7 @@ fn count_revocations(lane: &Lane, heard: &Heard, at_once: bool, trial: u64, part
 /// Fills a file system in memory. Only root may mount one; others skip this.
 fn really_full(lane: &mut Lane, trial: u64) -> io::Result<Tally> {
     let mut tally = Tally::default();
-    let plan = Plan { seed: Dice::new("really full", &[lane.options.seed, trial]).next() };
+    let plan = Plan { seed: Dice::new("really full", &[lane.options.seed, trial]).number() };
     let dir = lane.fresh("small")?;
     let Some(_mounted) = Mounted::at(&dir) else {
         eprintln!("skipped 1: a real full disk needs the right to mount one");

@@ -29,7 +29,7 @@ pub(super) fn random(options: &Options) -> std::io::Result<Tally> {
 fn life(lane: &mut Lane, trials: Range<u64>) -> std::io::Result<Tally> {
     let (mut tally, mut known) = (Tally::default(), Known::default());
     let mut dice = Dice::new("kill", &[lane.options.seed, trials.start]);
-    let plan = Plan { seed: dice.next() };
+    let plan = Plan { seed: dice.number() };
     let dir = lane.fresh("store")?;
     for trial in trials {
         let unjudged = dice.chance(30);
@@ -57,7 +57,7 @@ pub(super) fn at_calls(options: &Options) -> std::io::Result<Tally> {
     lane::run(Kind::Syscall, options, 1, &|lane, trials| {
         let (trial, plans) = (trials.end - 1, calls.len() as u64);
         let of_plan = trial % plans;
-        let plan = Plan { seed: Dice::new("syscall", &[lane.options.seed, of_plan]).next() };
+        let plan = Plan { seed: Dice::new("syscall", &[lane.options.seed, of_plan]).number() };
         let known = calls.get(index(of_plan)).and_then(OnceLock::get).copied();
         let calls_of_plan = match known {
             Some(known) => known,

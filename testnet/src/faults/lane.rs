@@ -21,6 +21,8 @@ const LANES: u64 = 2;
 /// How long a worker may take, unless it is to be killed earlier. 20 s: some hundred times what it takes, and longer
 /// than anybody waits for a node to stop or start.
 const WORKER_TIME_MAX: Duration = Duration::from_secs(20);
+/// How many failed folders a lane keeps: enough to look at, and no disk is filled by a bad day.
+const KEPT_MAX: u64 = 10;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
@@ -32,6 +34,8 @@ pub(super) struct Lane<'a> {
     pub(super) judge: Judge,
     /// Folders of this lane; nothing in them outlives a trial, unless it failed.
     pub(super) dir: PathBuf,
+    /// Failed folders that were kept.
+    kept: u64,
 }
 
 /// Runs trials on all lanes, in chunks that build on each other.
@@ -48,7 +52,7 @@ pub(super) fn run(
     let one_lane = |number: u64| -> std::io::Result<()> {
         let dir = scratch.path().join(format!("lane{number}"));
         std::fs::create_dir(&dir)?;
-        let mut lane = Lane { kind, options, shim: &shim, judge: Judge::new(&options.program), dir };
+        let mut lane = Lane { kind, options, shim: &shim, judge: Judge::new(&options.program), dir, kept: 0 };
         while let Some(range) = take(&next, chunk, options) {
             let tally = work(&mut lane, range)?;
             let mut sum = sum.lock().expect("no lane panics while it adds");
@@ -174,12 +178,14 @@ impl Lane<'_> {
             Ok(dump) if dump.opened.is_some() => known.judge(case.plan, dump, case.until),
             _ => known.lose_all(case.plan),
         };
-        if tally.count(case.part, &dump, &finding) {
+        if tally.count(self.kind, case.part, &dump, &finding) {
             return Ok(dump.ok());
         }
-        let kept = self.keep(case)?;
-        let what = told(&dump, &finding, self.options.verbose);
-        let what = format!("{what}; kept in {}", kept.display());
+        let mut what = told(&dump, &finding, self.options.verbose);
+        if self.kept < KEPT_MAX {
+            self.kept += 1;
+            what = format!("{what}; kept in {}", self.keep(case)?.display());
+        }
         tally.tell(case.part, self.kind, self.options, case.trial, &what);
         Ok(None)
     }

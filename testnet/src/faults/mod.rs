@@ -71,6 +71,11 @@ impl Kind {
         Self::Eio,
     ];
 
+    /// Whether it changes what is on the disk: then what it hits is lost, and must be named.
+    fn damages(self) -> bool {
+        matches!(self, Self::Flip | Self::Truncate | Self::Zero)
+    }
+
     /// As it is called on the command line.
     pub fn name(self) -> &'static str {
         match self {

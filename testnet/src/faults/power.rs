@@ -23,7 +23,7 @@ pub(super) fn cuts(options: &Options) -> std::io::Result<Tally> {
 fn trace(lane: &mut Lane, trials: Range<u64>) -> std::io::Result<Tally> {
     let mut tally = Tally::default();
     let seed = lane.options.seed;
-    let plan = Plan { seed: Dice::new("power", &[seed, trials.start]).next() };
+    let plan = Plan { seed: Dice::new("power", &[seed, trials.start]).number() };
     let dir = lane.fresh("store")?;
     let mut run = Run::new(&dir, plan, STEPS);
     run.fault = Some((Fault::Trace, 0));

@@ -98,8 +98,8 @@ impl Tally {
         }
     }
 
-    /// Counts a judged folder. True when nothing is wrong with it.
-    pub fn count(&mut self, part: &str, dump: &Result<Dump, Broken>, finding: &Finding) -> bool {
+    /// Counts a judged folder. True when nothing is wrong with it that its kind of fault does not excuse.
+    pub fn count(&mut self, kind: Kind, part: &str, dump: &Result<Dump, Broken>, finding: &Finding) -> bool {
         self.trials += 1;
         self.acknowledged += finding.acknowledged;
         let opened = dump.as_ref().is_ok_and(|dump| dump.opened.is_some());
@@ -120,13 +120,14 @@ impl Tally {
         self.silent += finding.silent;
         self.unopenable += u64::from(!opened);
         self.floors_fallen += u64::from(finding.floor_fell);
-        opened && panics == 0 && finding.lost == 0 && !finding.torn_group && !finding.floor_fell
+        let lost = if kind.damages() { finding.silent } else { finding.lost + u64::from(finding.floor_fell) };
+        opened && panics == 0 && lost == 0 && !finding.torn_group
     }
 
     /// Which bars of this kind do not hold. A fault of the disk's content may lose what it hits, but never silently;
     /// every other fault may lose nothing.
     pub fn missed(&self, kind: Kind) -> Vec<String> {
-        let damages = matches!(kind, Kind::Flip | Kind::Truncate | Kind::Zero);
+        let damages = kind.damages();
         let fails = matches!(kind, Kind::Enospc | Kind::Eio);
         let lives = !fails || OUTLIVES_ERRORS;
         let records = if kind == Kind::Enospc { HAS_RESERVE } else { lives };
