@@ -6,7 +6,7 @@
 //! Configured by environment variables of the worker's process, all set by `testnet/src/faults/shim.rs`:
 //! `SHIM_DIR` (the folder), `SHIM_MODE` (count, kill, eio, enospc, trace), `SHIM_N` (the first call is 1),
 //! `SHIM_HOW` (before, half, after; once, ever), `SHIM_ROOM` (bytes still free), `SHIM_OUT` (counter or trace),
-//! `SHIM_NOSYNC` (folder whose syncs are swallowed: the harness's own test that it sees loss).
+//! `SHIM_NOSYNC` (folder below which fdatasync is swallowed: the harness's own test that it sees loss).
 //!
 //! Unsafe throughout: every function here takes the place of a C function and gets its raw arguments. Each hands
 //! them on unchanged, or with a shorter length, and reads only what the caller promised libc to be readable.
@@ -434,7 +434,11 @@ pub struct IoVec {
 }
 
 /// Vectored writes are made one by one: a short count is allowed, and every caller must go on after it.
-fn first_part(parts: *const IoVec, count: c_int, write: &mut dyn FnMut(*const c_void, usize) -> isize) -> isize {
+fn first_part(
+    parts: *const IoVec,
+    count: c_int,
+    write: &mut dyn FnMut(*const c_void, usize) -> isize,
+) -> isize {
     // SAFETY: the caller promised libc `count` readable parts.
     let parts = unsafe { std::slice::from_raw_parts(parts, count.max(0) as usize) };
     parts.iter().find(|part| part.length > 0).map_or(0, |part| write(part.base, part.length))
@@ -592,7 +596,13 @@ pub extern "C" fn renameat(a: c_int, from: *const c_char, b: c_int, to: *const c
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn renameat2(a: c_int, from: *const c_char, b: c_int, to: *const c_char, flags: c_uint) -> c_int {
+pub extern "C" fn renameat2(
+    a: c_int,
+    from: *const c_char,
+    b: c_int,
+    to: *const c_char,
+    flags: c_uint,
+) -> c_int {
     let real = real!(c"renameat2", fn(c_int, *const c_char, c_int, *const c_char, c_uint) -> c_int);
     rename_at(at_path(a, from), at_path(b, to), &mut || real(a, from, b, to, flags))
 }
@@ -678,9 +688,6 @@ fn sync_one(fd: c_int, real: &mut dyn FnMut() -> c_int) -> c_int {
     if !in_scope(&path) {
         return real();
     }
-    if config().nosync.as_ref().is_some_and(|dir| is_below(&path, dir)) {
-        return 0;
-    }
     let (inode, _) = inode_and_length(fd, b"");
     let call = Call { op: b'S', inode, offset: 0, path: &path, path2: b"", data: b"", grows: 0 };
     pass(call, &mut |_| real() as isize) as c_int
@@ -695,6 +702,9 @@ pub extern "C" fn fsync(fd: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn fdatasync(fd: c_int) -> c_int {
     let real = real!(c"fdatasync", fn(c_int) -> c_int);
+    if config().nosync.as_ref().is_some_and(|dir| is_below(&fd_path(fd), dir)) {
+        return 0;
+    }
     sync_one(fd, &mut || real(fd))
 }
 
@@ -713,7 +723,8 @@ pub extern "C" fn sync_file_range(fd: c_int, offset: i64, length: i64, flags: c_
 /// A file written through memory would not be seen here: the worker is stopped, so that this is noticed.
 fn refuse_shared(protection: c_int, flags: c_int, fd: c_int) {
     if fd >= 0 && protection & PROT_WRITE != 0 && flags & MAP_SHARED != 0 && in_scope(&fd_path(fd)) {
-        let text = b"karte-shim: a file of the store is written through mmap, which this harness cannot see\n";
+        let text =
+            b"karte-shim: a file of the store is written through mmap, which this harness cannot see\n";
         real_write(2, text.as_ptr().cast(), text.len());
         die();
     }

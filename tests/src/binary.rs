@@ -13,14 +13,25 @@ pub fn karte() -> &'static Path {
         if let Some(given) = std::env::var_os("KARTE_BIN") {
             return std::path::absolute(given).expect("KARTE_BIN is a path");
         }
-        let folder = profile_folder();
-        let binary = folder.join("karte");
-        if is_stale(&binary) {
-            build(&folder);
-        }
-        assert!(binary.is_file(), "`cargo build` makes {}", binary.display());
-        binary
+        built("karte", &["protocol", "node", "cli"])
     })
+}
+
+/// `target/<profile>/testnet`, which is worker and judge of the faults; built like [`karte`].
+pub fn testnet() -> &'static Path {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(|| built("testnet", &["protocol", "node", "testnet"]))
+}
+
+/// The binary of a package of the same name, built first if it is missing or older than the rooms it is made from.
+fn built(package: &str, rooms: &[&str]) -> PathBuf {
+    let folder = profile_folder();
+    let binary = folder.join(package);
+    if is_stale(&binary, rooms) {
+        build(package, &folder);
+    }
+    assert!(binary.is_file(), "`cargo build` makes {}", binary.display());
+    binary
 }
 
 /// The root of the workspace.
@@ -35,11 +46,11 @@ fn profile_folder() -> PathBuf {
     folder.expect("tests run from target/<profile>/deps").to_owned()
 }
 
-fn build(folder: &Path) {
+fn build(package: &str, folder: &Path) {
     let is_release = folder.file_name().is_some_and(|name| name == "release");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--locked", "--package", "karte"]).current_dir(workspace());
+    command.args(["build", "--quiet", "--locked", "--package", package]).current_dir(workspace());
     if is_release {
         command.arg("--release");
     }
@@ -47,16 +58,13 @@ fn build(folder: &Path) {
         command.arg("--target-dir").arg(target);
     }
     let status = command.status().expect("cargo runs");
-    assert!(status.success(), "karte builds");
+    assert!(status.success(), "{package} builds");
 }
 
 /// Missing, or older than its sources.
-fn is_stale(binary: &Path) -> bool {
+fn is_stale(binary: &Path, rooms: &[&str]) -> bool {
     let Some(built) = changed(binary) else { return true };
-    ["protocol", "node", "cli"]
-        .iter()
-        .map(|room| newest(&workspace().join(room)))
-        .any(|newest| newest > Some(built))
+    rooms.iter().map(|room| newest(&workspace().join(room))).any(|newest| newest > Some(built))
 }
 
 fn changed(path: &Path) -> Option<SystemTime> {

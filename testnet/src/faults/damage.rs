@@ -46,7 +46,7 @@ pub(super) fn damaged(kind: Kind, options: &Options) -> io::Result<Tally> {
 }
 
 fn build(lane: &Lane, number: u64) -> io::Result<Template> {
-    let plan = Plan { seed: Dice::new("damage", &[lane.options.seed, number]).next() };
+    let plan = Plan { seed: Dice::new("damage", &[lane.options.seed, number]).number() };
     let is_closed = number.is_multiple_of(2);
     let dir = lane.fresh("template")?;
     let mut run = Run::new(&dir, plan, STEPS);
@@ -91,7 +91,7 @@ fn damage(lane: &mut Lane, template: &Template, trial: u64) -> io::Result<Tally>
     let state = if template.is_closed { "closed" } else { "killed" };
     let part = format!("{}, {state}", file_kind(&template.files[hit].0));
     let case =
-        Case { dir: &dir, kept: Some(&kept), plan: template.plan, trial, part: &part, in_groups: true };
+        Case { dir: &dir, kept: Some(&kept), plan: template.plan, trial, part: &part, until: Some(STEPS) };
     lane.judge(&case, &template.known, false, &mut tally)?;
     Ok(tally)
 }

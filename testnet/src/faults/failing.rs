@@ -56,7 +56,7 @@ pub(super) fn failing(kind: Kind, options: &Options) -> io::Result<Tally> {
 }
 
 fn build(lane: &Lane, number: u64) -> io::Result<Template> {
-    let plan = Plan { seed: Dice::new("failing", &[lane.options.seed, number]).next() };
+    let plan = Plan { seed: Dice::new("failing", &[lane.options.seed, number]).number() };
     let holder = tempfile::Builder::new().prefix("karte-faults-").tempdir_in(&lane.options.dir)?;
     let dir = holder.path().join("store");
     std::fs::create_dir(&dir)?;
@@ -94,7 +94,7 @@ fn fail(lane: &mut Lane, template: &Template, trial: u64) -> io::Result<Tally> {
     known.heard(template.plan, &heard);
     let must_record = fault != Fault::EioEver;
     count_revocations(lane, &heard, must_record, trial, part, &mut tally);
-    let case = Case { dir: &dir, kept: None, plan: template.plan, trial, part, in_groups: false };
+    let case = Case { dir: &dir, kept: None, plan: template.plan, trial, part, until: None };
     lane.judge(&case, &known, false, &mut tally)?;
     Ok(tally)
 }
@@ -113,7 +113,10 @@ fn fault(kind: Kind, dice: &mut Dice) -> (Fault, &'static str) {
 
 /// The first revocation must be recorded while the disk is full, the second once it is well again.
 fn count_revocations(lane: &Lane, heard: &Heard, at_once: bool, trial: u64, part: &str, tally: &mut Tally) {
-    tally.panics += heard.panics;
+    for panic in &heard.panics {
+        tally.panics += 1;
+        tally.tell(&format!("{part}, worker panics"), lane.kind, lane.options, trial, panic);
+    }
     tally.broken_off += u64::from(heard.stopped.is_some());
     let felt = heard.stopped.as_deref().unwrap_or("nothing");
     let must = match (heard.stopped.is_some(), at_once) {
@@ -125,26 +128,25 @@ fn count_revocations(lane: &Lane, heard: &Heard, at_once: bool, trial: u64, part
         tally.revocations_not_recorded += 1;
         let when = if number == 0 { "while the disk fails" } else { "after it was repaired" };
         let why = heard.refused.join("; ");
-        let what = format!("{part}: no revocation {when}; first felt: {felt}; {why}");
-        tally.tell(lane.kind, lane.options.seed, trial, &what);
+        let what = format!("first felt: {felt}; {why}");
+        tally.tell(&format!("{part}, no revocation {when}"), lane.kind, lane.options, trial, &what);
     }
     if !heard.done {
         tally.stopped += 1;
-        tally.tell(
-            lane.kind,
-            lane.options.seed,
-            trial,
-            &format!("{part}: the worker hangs or died after {felt}"),
-        );
+        let class = format!("{part}, the worker hangs or died");
+        tally.tell(&class, lane.kind, lane.options, trial, felt);
     }
 }
 
 /// Fills a file system in memory. Only root may mount one; others skip this.
 fn really_full(lane: &mut Lane, trial: u64) -> io::Result<Tally> {
     let mut tally = Tally::default();
-    let plan = Plan { seed: Dice::new("really full", &[lane.options.seed, trial]).next() };
+    let plan = Plan { seed: Dice::new("really full", &[lane.options.seed, trial]).number() };
     let dir = lane.fresh("small")?;
-    let Some(_mounted) = Mounted::at(&dir) else { return Ok(tally) };
+    let Some(_mounted) = Mounted::at(&dir) else {
+        eprintln!("skipped 1: a real full disk needs the right to mount one");
+        return Ok(tally);
+    };
     let store = dir.join("store");
     std::fs::create_dir(&store)?;
     let mut run = Run::new(&store, plan, REAL_STEPS);
@@ -153,19 +155,15 @@ fn really_full(lane: &mut Lane, trial: u64) -> io::Result<Tally> {
     let part = "a real file system";
     let mut known = Known::default();
     known.heard(plan, &heard);
-    count_revocations_while_full(lane, &heard, trial, part, &mut tally);
+    // There nobody makes room again, so the second revocation is made on a full disk as well.
+    count_revocations(lane, &heard, true, trial, part, &mut tally);
     // Read in a place with room: whether a full disk can be read is another question than what is on it.
     let copy = lane.dir.join("store");
     lane::clear(&copy)?;
     lane::copy(&store, &copy)?;
-    let case = Case { dir: &copy, kept: None, plan, trial, part, in_groups: false };
+    let case = Case { dir: &copy, kept: None, plan, trial, part, until: None };
     lane.judge(&case, &known, false, &mut tally)?;
     Ok(tally)
-}
-
-/// There nobody makes room again, so the second revocation is made on a full disk as well.
-fn count_revocations_while_full(lane: &Lane, heard: &Heard, trial: u64, part: &str, tally: &mut Tally) {
-    count_revocations(lane, heard, true, trial, part, tally);
 }
 
 /// A mounted file system, until it is dropped.

@@ -29,7 +29,7 @@ pub(super) fn random(options: &Options) -> std::io::Result<Tally> {
 fn life(lane: &mut Lane, trials: Range<u64>) -> std::io::Result<Tally> {
     let (mut tally, mut known) = (Tally::default(), Known::default());
     let mut dice = Dice::new("kill", &[lane.options.seed, trials.start]);
-    let plan = Plan { seed: dice.next() };
+    let plan = Plan { seed: dice.number() };
     let dir = lane.fresh("store")?;
     for trial in trials {
         let unjudged = dice.chance(30);
@@ -38,14 +38,10 @@ fn life(lane: &mut Lane, trials: Range<u64>) -> std::io::Result<Tally> {
             run.killed_after = Some(Duration::from_millis(dice.between(1, LIFE_MS_MAX)));
             let heard = lane.work(&run)?;
             known.heard(plan, &heard);
-            tally.panics += heard.panics;
             tally.broken_off += u64::from(heard.stopped.is_none());
-            if let Some(why) = heard.stopped {
-                tally.stopped += 1;
-                tally.tell(Kind::Kill, lane.options.seed, trial, &format!("worker stopped: {why}"));
-            }
+            lane.count_worker(&heard, trial, &mut tally);
         }
-        let case = Case { dir: &dir, kept: None, plan, trial, part: "kill", in_groups: true };
+        let case = Case { dir: &dir, kept: None, plan, trial, part: "kill", until: Some(u64::MAX) };
         let Some(dump) = lane.judge(&case, &known, dice.chance(50), &mut tally)? else {
             break; // What is wrong once would be counted again.
         };
@@ -61,7 +57,7 @@ pub(super) fn at_calls(options: &Options) -> std::io::Result<Tally> {
     lane::run(Kind::Syscall, options, 1, &|lane, trials| {
         let (trial, plans) = (trials.end - 1, calls.len() as u64);
         let of_plan = trial % plans;
-        let plan = Plan { seed: Dice::new("syscall", &[lane.options.seed, of_plan]).next() };
+        let plan = Plan { seed: Dice::new("syscall", &[lane.options.seed, of_plan]).number() };
         let known = calls.get(index(of_plan)).and_then(OnceLock::get).copied();
         let calls_of_plan = match known {
             Some(known) => known,
@@ -100,14 +96,10 @@ fn at_call(lane: &mut Lane, plan: Plan, trial: u64, n: u64) -> std::io::Result<T
         run.fault = Some((fault, n));
         let heard = lane.work(&run)?;
         known.heard(plan, &heard);
-        tally.panics += heard.panics;
         tally.broken_off += u64::from(!heard.done && heard.stopped.is_none());
-        if let Some(why) = heard.stopped {
-            tally.stopped += 1;
-            tally.tell(Kind::Syscall, lane.options.seed, trial, &format!("worker stopped: {why}"));
-        }
+        lane.count_worker(&heard, trial, &mut tally);
     }
-    let case = Case { dir: &dir, kept: None, plan, trial, part, in_groups: true };
+    let case = Case { dir: &dir, kept: None, plan, trial, part, until: Some(STEPS) };
     lane.judge(&case, &known, false, &mut tally)?;
     Ok(tally)
 }

@@ -18,8 +18,11 @@ use super::{Kind, Options, Tally};
 
 /// Trials side by side: the smallest machine this runs on has two cores.
 const LANES: u64 = 2;
-/// How long a worker may take, unless it is to be killed earlier. 90 s: a store whose disk fails may wait 60 s for it.
-const WORKER_TIME_MAX: Duration = Duration::from_secs(90);
+/// How long a worker may take, unless it is to be killed earlier. 20 s: some hundred times what it takes, and longer
+/// than anybody waits for a node to stop or start.
+const WORKER_TIME_MAX: Duration = Duration::from_secs(20);
+/// How many failed folders a lane keeps: enough to look at, and no disk is filled by a bad day.
+const KEPT_MAX: u64 = 10;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
@@ -31,6 +34,8 @@ pub(super) struct Lane<'a> {
     pub(super) judge: Judge,
     /// Folders of this lane; nothing in them outlives a trial, unless it failed.
     pub(super) dir: PathBuf,
+    /// Failed folders that were kept.
+    kept: u64,
 }
 
 /// Runs trials on all lanes, in chunks that build on each other.
@@ -47,7 +52,7 @@ pub(super) fn run(
     let one_lane = |number: u64| -> std::io::Result<()> {
         let dir = scratch.path().join(format!("lane{number}"));
         std::fs::create_dir(&dir)?;
-        let mut lane = Lane { kind, options, shim: &shim, judge: Judge::new(&options.program), dir };
+        let mut lane = Lane { kind, options, shim: &shim, judge: Judge::new(&options.program), dir, kept: 0 };
         while let Some(range) = take(&next, chunk, options) {
             let tally = work(&mut lane, range)?;
             let mut sum = sum.lock().expect("no lane panics while it adds");
@@ -148,6 +153,18 @@ impl Lane<'_> {
         Ok(command)
     }
 
+    /// Counts what went wrong with a worker that nobody disturbed.
+    pub(super) fn count_worker(&self, heard: &Heard, trial: u64, tally: &mut Tally) {
+        for panic in &heard.panics {
+            tally.panics += 1;
+            tally.tell("worker panics", self.kind, self.options, trial, panic);
+        }
+        if let Some(why) = &heard.stopped {
+            tally.stopped += 1;
+            tally.tell("worker stops", self.kind, self.options, trial, why);
+        }
+    }
+
     /// Judges a folder, counts it, and keeps it when something is wrong. The dump, when all is well.
     pub(super) fn judge(
         &mut self,
@@ -158,16 +175,18 @@ impl Lane<'_> {
     ) -> std::io::Result<Option<Dump>> {
         let dump = self.judge.dump(case.dir, closes);
         let finding = match &dump {
-            Ok(dump) if dump.opened.is_some() => known.judge(case.plan, dump, case.in_groups),
-            _ => Finding::default(),
+            Ok(dump) if dump.opened.is_some() => known.judge(case.plan, dump, case.until),
+            _ => known.lose_all(case.plan),
         };
-        if tally.count(case.part, &dump, &finding) {
+        if tally.count(self.kind, case.part, &dump, &finding) {
             return Ok(dump.ok());
         }
-        let kept = self.keep(case)?;
-        let what = told(&dump, &finding, self.options.verbose);
-        let what = format!("{} ({what}), kept in {}", case.part, kept.display());
-        tally.tell(self.kind, self.options.seed, case.trial, &what);
+        let mut what = told(&dump, &finding, self.options.verbose);
+        if self.kept < KEPT_MAX {
+            self.kept += 1;
+            what = format!("{what}; kept in {}", self.keep(case)?.display());
+        }
+        tally.tell(case.part, self.kind, self.options, case.trial, &what);
         Ok(None)
     }
 
@@ -189,7 +208,8 @@ pub(super) struct Case<'a> {
     pub(super) plan: Plan,
     pub(super) trial: u64,
     pub(super) part: &'a str,
-    pub(super) in_groups: bool,
+    /// Where the worker's last commit is, for judging whole groups.
+    pub(super) until: Option<u64>,
 }
 
 fn told(dump: &Result<Dump, Broken>, finding: &Finding, verbose: bool) -> String {
@@ -201,6 +221,9 @@ fn told(dump: &Result<Dump, Broken>, finding: &Finding, verbose: bool) -> String
     let mut what: Vec<String> = dump.refused.iter().chain(&dump.errors).cloned().collect();
     if dump.panics > 0 {
         what.push(format!("{} panics", dump.panics));
+    }
+    if finding.floor_fell {
+        what.push(format!("the time floor fell to {}", dump.floor));
     }
     if finding.torn_group {
         what.push(format!("step {:?} is there without the rest of its group", dump.step));

@@ -13,19 +13,19 @@
 
 mod damage;
 pub mod dice;
-mod dump;
+pub mod dump;
 mod failing;
-mod image;
+pub mod image;
 pub mod judge;
 mod kills;
 mod lane;
-mod model;
-mod plan;
+pub mod model;
+pub mod plan;
 mod power;
 mod report;
-mod shim;
+pub mod shim;
 pub mod store;
-mod tally;
+pub mod tally;
 pub mod worker;
 
 use std::path::{Path, PathBuf};
@@ -70,6 +70,11 @@ impl Kind {
         Self::Enospc,
         Self::Eio,
     ];
+
+    /// Whether it changes what is on the disk: then what it hits is lost, and must be named.
+    fn damages(self) -> bool {
+        matches!(self, Self::Flip | Self::Truncate | Self::Zero)
+    }
 
     /// As it is called on the command line.
     pub fn name(self) -> &'static str {

@@ -27,7 +27,7 @@ pub struct Heard {
     /// Whether it came to its end.
     pub done: bool,
     /// Panics it told of.
-    pub panics: u64,
+    pub panics: Vec<String>,
 }
 
 impl Heard {
@@ -43,7 +43,7 @@ impl Heard {
             "revoked" => self.revoked.extend(number),
             "refused" => self.refused.push(rest.to_owned()),
             "stopped" => self.stopped = Some(rest.to_owned()),
-            "panic" => self.panics += 1,
+            "panic" => self.panics.push(rest.to_owned()),
             "done" => self.done = true,
             _ => {}
         }
@@ -58,6 +58,8 @@ pub type Rows = BTreeMap<String, u64>;
 pub struct Known {
     /// The rows are those of at least this step.
     step: Option<u64>,
+    /// The time floor is that of at least this step.
+    floor_step: Option<u64>,
     /// Payloads that must be there.
     must: BTreeSet<String>,
     /// Payloads that may be there.
@@ -76,16 +78,13 @@ pub struct Finding {
     pub silent: u64,
     /// Whether part of a commit group is there without the rest.
     pub torn_group: bool,
+    /// Whether the time floor is below that of an acknowledged commit.
+    pub floor_fell: bool,
     /// What is wrong, for people.
     pub what: Vec<String>,
 }
 
 impl Known {
-    /// The step from which the next worker goes on, if it finds what was last found.
-    pub fn next_step(&self) -> u64 {
-        self.step.map_or(0, |step| step + 1)
-    }
-
     /// Takes in what a worker said about what it did to the folder.
     pub fn heard(&mut self, plan: Plan, heard: &Heard) {
         self.revoked.extend(&heard.revoked);
@@ -102,6 +101,8 @@ impl Known {
         }
         let committed = heard.committed.and_then(|step| plan.wrote_at(step));
         self.step = self.step.max(committed);
+        // What an earlier worker wrote may have come through its death without the floor it was written with.
+        self.floor_step = self.floor_step.max(committed.filter(|step| *step >= start));
     }
 
     fn made(&mut self, id: String, is_durable: bool) {
@@ -122,10 +123,19 @@ impl Known {
         }
     }
 
-    /// Compares a dump with what must be there. `in_groups`: whether the rows must end where a commit ended.
-    pub fn judge(&self, plan: Plan, dump: &Dump, in_groups: bool) -> Finding {
+    /// What is lost with a folder that does not open: everything, and its refusal says so.
+    pub fn lose_all(&self, plan: Plan) -> Finding {
+        let mut dump = Dump::default();
+        dump.named.rows = true;
+        dump.named.payloads = self.must.iter().cloned().collect();
+        Finding { floor_fell: false, ..self.judge(plan, &dump, None) }
+    }
+
+    /// Compares a dump with what must be there. The rows must end where a commit ended, of a worker that commits also
+    /// at step `until`; `None`: they may end anywhere.
+    pub fn judge(&self, plan: Plan, dump: &Dump, until: Option<u64>) -> Finding {
         let mut finding = Finding::default();
-        self.judge_rows(plan, dump, in_groups, &mut finding);
+        self.judge_rows(plan, dump, until, &mut finding);
         self.judge_payloads(dump, &mut finding);
         for n in &self.revoked {
             finding.acknowledged += 1;
@@ -134,13 +144,11 @@ impl Known {
             }
         }
         // The floor is raised before every step that writes.
-        if self.step.is_some_and(|step| dump.floor < step + 1) {
-            finding.lose(format!("time floor: {}", dump.floor), dump.named.rows);
-        }
+        finding.floor_fell = self.floor_step.is_some_and(|step| dump.floor < step + 1);
         finding
     }
 
-    fn judge_rows(&self, plan: Plan, dump: &Dump, in_groups: bool, finding: &mut Finding) {
+    fn judge_rows(&self, plan: Plan, dump: &Dump, until: Option<u64>, finding: &mut Finding) {
         // A later state than the acknowledged one is allowed: the state of a commit that had not returned.
         let is_late = dump.step >= self.step;
         let step = if is_late { dump.step } else { self.step };
@@ -158,12 +166,12 @@ impl Known {
         if !is_late && finding.lost == 0 {
             finding.lose(format!("step {:?}, found {:?}", self.step, dump.step), dump.named.rows);
         }
-        if let Some(found) = dump.step.filter(|_| in_groups && is_late) {
-            let next = (found + 1..).find(|n| plan.commits(*n) || plan.written(*n).is_some());
+        if let (Some(found), Some(until), true) = (dump.step, until, is_late) {
+            let next = (found + 1..until).find(|n| plan.commits(*n) || plan.written(*n).is_some());
             // A revocation is written and committed in one step, but it shares a group with what was written before.
             let ends = Some(found) == self.step
                 || plan.commits(found)
-                || next.is_some_and(|n| plan.commits(n) && plan.written(n).is_none());
+                || next.is_none_or(|n| plan.commits(n) && plan.written(n).is_none());
             finding.torn_group = !ends;
         }
     }
@@ -248,4 +256,63 @@ pub fn digest(bytes: &[u8]) -> u64 {
 /// A payload's name.
 fn name(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a worker leaves that did everything up to and with step `n`, and synced last.
+    fn left(plan: Plan, n: u64) -> (Known, Dump) {
+        let mut known = Known::default();
+        let all = Heard {
+            opened: Some(None),
+            committed: Some(n),
+            synced: Some(n),
+            last: Some(n),
+            ..Heard::default()
+        };
+        known.heard(plan, &all);
+        let step = plan.wrote_at(n);
+        let payloads = known.must.iter().map(|id| (id.clone(), true)).collect();
+        let rows = step.map_or_else(Rows::new, |step| rows_at(plan, step));
+        (known, Dump { step, rows, payloads, floor: n + 1, opened: Some("clean".into()), ..Dump::default() })
+    }
+
+    #[test]
+    fn a_folder_as_it_was_left_lacks_nothing() {
+        let plan = Plan { seed: 3 };
+        let (known, dump) = left(plan, 200);
+        let finding = known.judge(plan, &dump, Some(201));
+        assert!(finding.acknowledged > 50, "{finding:?}");
+        assert_eq!((finding.lost, finding.torn_group, finding.floor_fell), (0, false, false), "{finding:?}");
+    }
+
+    #[test]
+    fn everything_that_can_be_wrong_with_a_folder_is_found() {
+        let plan = Plan { seed: 3 };
+        let (known, good) = left(plan, 200);
+        let lost = |change: &dyn Fn(&mut Dump)| {
+            let mut dump = good.clone();
+            change(&mut dump);
+            let finding = known.judge(plan, &dump, Some(201));
+            (finding.lost, finding.silent)
+        };
+        assert_eq!(lost(&|dump| drop(dump.rows.pop_first())), (1, 1), "a missing row");
+        assert_eq!(lost(&|dump| *dump.rows.values_mut().next().unwrap() += 1), (1, 1), "a wrong row");
+        assert_eq!(lost(&|dump| drop(dump.rows.insert("3/x/y".into(), 1))), (1, 1), "a row too many");
+        assert_eq!(lost(&|dump| drop(dump.payloads.pop_first())), (1, 1), "a missing payload");
+        assert_eq!(
+            lost(&|dump| drop(dump.payloads.insert("00".into(), true))),
+            (1, 1),
+            "a payload that is back"
+        );
+        assert_eq!(lost(&|dump| dump.step = None), (1, 1), "a state that says it is older");
+        let named = |dump: &mut Dump| {
+            dump.named.rows = true;
+            dump.rows.clear();
+        };
+        let (lost_rows, silent) = lost(&named);
+        assert!(lost_rows > 50 && silent == 0, "what is named is not silent");
+    }
 }

@@ -57,7 +57,7 @@ pub enum Step {
     Begin,
     /// Receive the rest of the payload of that step.
     Complete(u64),
-    /// Delete the payload of that step.
+    /// Delete the payload that step made or deleted: [`Plan::fate`] says which.
     Forget(u64),
     /// Sync payloads.
     Sync,
@@ -93,8 +93,8 @@ impl Plan {
             62..76 => Step::Payload,
             76..79 => Step::Receive,
             79..82 => Step::Begin,
-            82..85 if matches!(self.step(back), Step::Begin) => Step::Complete(back),
-            85..90 if self.fate(back).is_some() => Step::Forget(back),
+            82..85 if n > back && matches!(self.step(back), Step::Begin) => Step::Complete(back),
+            85..90 if n > back && self.fate(back).is_some() => Step::Forget(back),
             82..94 => Step::Sync,
             94..96 => Step::Revoke(self.changes(n, &mut dice)),
             96..97 => Step::Fleeting(vec![put(FLEETING, "fleeting", "row", dice.bytes(100))]),

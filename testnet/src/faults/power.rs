@@ -23,16 +23,12 @@ pub(super) fn cuts(options: &Options) -> std::io::Result<Tally> {
 fn trace(lane: &mut Lane, trials: Range<u64>) -> std::io::Result<Tally> {
     let mut tally = Tally::default();
     let seed = lane.options.seed;
-    let plan = Plan { seed: Dice::new("power", &[seed, trials.start]).next() };
+    let plan = Plan { seed: Dice::new("power", &[seed, trials.start]).number() };
     let dir = lane.fresh("store")?;
     let mut run = Run::new(&dir, plan, STEPS);
     run.fault = Some((Fault::Trace, 0));
     let heard = lane.work(&run)?;
-    tally.panics += heard.panics;
-    if let Some(why) = heard.stopped {
-        tally.stopped += 1;
-        tally.tell(Kind::Power, seed, trials.start, &format!("worker stopped: {why}"));
-    }
+    lane.count_worker(&heard, trials.start, &mut tally);
     let events = read_trace(&lane::read(&lane.out())?);
     // Repeating one trial needs its trace, and none of the images before it.
     let from = if lane.options.only.is_some() { trials.end - 1 } else { trials.start };
@@ -70,7 +66,7 @@ fn cut(
     let mut known = Known::default();
     known.heard(plan, &heard);
     tally.broken_off += u64::from(!heard.done);
-    let case = Case { dir: &dir, kept: None, plan, trial, part, in_groups: true };
+    let case = Case { dir: &dir, kept: None, plan, trial, part, until: Some(STEPS) };
     lane.judge(&case, &known, false, tally).map(|_| ())
 }
 

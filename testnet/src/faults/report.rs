@@ -14,7 +14,7 @@ pub fn report(kinds: &[Kind], options: &Options, json: bool) -> std::io::Result<
     }
     for kind in kinds {
         let tally = run(*kind, options)?;
-        tally.failures.iter().for_each(|failure| eprintln!("{failure}"));
+        tally.failures.values().flatten().for_each(|failure| eprintln!("{failure}"));
         missed.extend(tally.missed(*kind));
         if !json {
             println!("{}", row(kind.name(), &tally));

@@ -3,14 +3,14 @@
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-use super::Kind;
 use super::dump::Dump;
 use super::judge::Broken;
 use super::model::Finding;
-use super::store::{HAS_RESERVE, HAS_SALVAGE};
+use super::store::{HAS_RESERVE, HAS_SALVAGE, OUTLIVES_ERRORS};
+use super::{Kind, Options};
 
-/// How many failures are told in words.
-const TOLD_MAX: usize = 20;
+/// How many failures of one class are told in words.
+const TOLD_MAX: usize = 3;
 
 /// Sums over trials of one kind.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -33,6 +33,8 @@ pub struct Tally {
     pub salvaged: u64,
     /// Folders in which part of a commit group is there without the rest.
     pub torn_groups: u64,
+    /// Folders whose time floor is below that of an acknowledged commit.
+    pub floors_fallen: u64,
     /// Revocations that could not be recorded although they had to be.
     pub revocations_not_recorded: u64,
     /// Workers that stopped on an error where none was made.
@@ -41,9 +43,9 @@ pub struct Tally {
     pub seconds: f64,
     /// By kind of file or of fault: trials, and of these not opened, lost or silent.
     pub parts: BTreeMap<String, Part>,
-    /// What failed, in words, with what repeats it.
+    /// What failed, by class, in words, with what repeats it.
     #[serde(skip)]
-    pub failures: Vec<String>,
+    pub failures: BTreeMap<String, Vec<String>>,
 }
 
 /// Trials of one part.
@@ -79,6 +81,7 @@ impl Tally {
         self.broken_off += other.broken_off;
         self.salvaged += other.salvaged;
         self.torn_groups += other.torn_groups;
+        self.floors_fallen += other.floors_fallen;
         self.revocations_not_recorded += other.revocations_not_recorded;
         self.stopped += other.stopped;
         for (name, part) in other.parts {
@@ -88,12 +91,15 @@ impl Tally {
             sum.lost += part.lost;
             sum.silent += part.silent;
         }
-        self.failures.extend(other.failures);
-        self.failures.truncate(TOLD_MAX);
+        for (class, told) in other.failures {
+            let sum = self.failures.entry(class).or_default();
+            sum.extend(told);
+            sum.truncate(TOLD_MAX);
+        }
     }
 
-    /// Counts a judged folder. True when nothing is wrong with it.
-    pub fn count(&mut self, part: &str, dump: &Result<Dump, Broken>, finding: &Finding) -> bool {
+    /// Counts a judged folder. True when nothing is wrong with it that its kind of fault does not excuse.
+    pub fn count(&mut self, kind: Kind, part: &str, dump: &Result<Dump, Broken>, finding: &Finding) -> bool {
         self.trials += 1;
         self.acknowledged += finding.acknowledged;
         let opened = dump.as_ref().is_ok_and(|dump| dump.opened.is_some());
@@ -107,41 +113,47 @@ impl Tally {
         self.torn_groups += u64::from(finding.torn_group);
         let part = self.parts.entry(part.to_owned()).or_default();
         part.trials += 1;
-        if opened {
-            self.lost += finding.lost;
-            self.silent += finding.silent;
-            part.lost += finding.lost;
-            part.silent += finding.silent;
-        } else {
-            self.unopenable += 1;
-            part.unopenable += 1;
-        }
-        opened && panics == 0 && finding.lost == 0 && !finding.torn_group
+        part.lost += finding.lost;
+        part.silent += finding.silent;
+        part.unopenable += u64::from(!opened);
+        self.lost += finding.lost;
+        self.silent += finding.silent;
+        self.unopenable += u64::from(!opened);
+        self.floors_fallen += u64::from(finding.floor_fell);
+        let lost = if kind.damages() { finding.silent } else { finding.lost + u64::from(finding.floor_fell) };
+        opened && panics == 0 && lost == 0 && !finding.torn_group
     }
 
     /// Which bars of this kind do not hold. A fault of the disk's content may lose what it hits, but never silently;
     /// every other fault may lose nothing.
     pub fn missed(&self, kind: Kind) -> Vec<String> {
-        let damages = matches!(kind, Kind::Flip | Kind::Truncate | Kind::Zero);
+        let damages = kind.damages();
+        let fails = matches!(kind, Kind::Enospc | Kind::Eio);
+        let lives = !fails || OUTLIVES_ERRORS;
+        let records = if kind == Kind::Enospc { HAS_RESERVE } else { lives };
         let bars = [
             ("lost", self.lost, !damages),
             ("silent", self.silent, true),
             ("unopenable", self.unopenable, !damages || HAS_SALVAGE),
-            ("panics", self.panics, true),
+            ("panics", self.panics, lives),
             ("torn_groups", self.torn_groups, true),
-            ("stopped", self.stopped, true),
-            ("revocations_not_recorded", self.revocations_not_recorded, kind != Kind::Enospc || HAS_RESERVE),
+            // With one of its two slots the witness loses the last floor, and nothing can tell.
+            ("floors_fallen", self.floors_fallen, !damages),
+            ("stopped", self.stopped, lives),
+            ("revocations_not_recorded", self.revocations_not_recorded, records),
         ];
         let missed = bars.into_iter().filter(|(_, number, counts)| *counts && *number > 0);
         missed.map(|(name, number, _)| format!("{} {name} {number}, expected 0", kind.name())).collect()
     }
 
-    /// Tells a failure, with the command that repeats it.
-    pub fn tell(&mut self, kind: Kind, seed: u64, trial: u64, what: &str) {
-        let name = kind.name();
-        self.failures.push(format!(
-            "{name}: {what}\n    repeat: testnet faults --kind {name} --seed {seed} --trial {trial}"
-        ));
-        self.failures.truncate(TOLD_MAX);
+    /// Tells a failure, with the command that repeats it. Of one class the first few are kept.
+    pub fn tell(&mut self, class: &str, kind: Kind, options: &Options, trial: u64, what: &str) {
+        let told = self.failures.entry(class.to_owned()).or_default();
+        if told.len() < TOLD_MAX {
+            let (name, Options { seed, trials, .. }) = (kind.name(), options);
+            told.push(format!(
+                "{name}, {class}: {what}\n    repeat: testnet faults --kind {name} --trials {trials} --seed {seed} --trial {trial}"
+            ));
+        }
     }
 }

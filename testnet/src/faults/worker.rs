@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::plan::{Plan, REVOKED, Step, put};
+use super::plan::{Fate, Plan, REVOKED, Step, put};
 use super::store::Node;
 
 /// How often a revocation is tried while the disk fails, each time with the store opened anew.
@@ -36,7 +36,7 @@ pub struct Work {
 pub fn work(work: &Work) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
         eprintln!("{info}");
-        say("panic");
+        say(&format!("panic {}", info.to_string().replace('\n', " ")));
     }));
     let mut open = None;
     match run(work, &mut open) {
@@ -113,7 +113,7 @@ fn step(plan: Plan, node: &mut Node, n: u64) -> Result<(), StoreError> {
             }
         }
         Step::Complete(begun) => receive(plan, node, begun)?,
-        Step::Forget(of) => node.forget(&plan.payload(of))?,
+        Step::Forget(_) => forget(plan, node, n)?,
         Step::Sync => {
             node.sync()?;
             say(&format!("synced {n}"));
@@ -128,6 +128,13 @@ fn step(plan: Plan, node: &mut Node, n: u64) -> Result<(), StoreError> {
 fn receive(plan: Plan, node: &Node, n: u64) -> Result<(), StoreError> {
     let bytes = plan.payload(n);
     node.receive(&bytes, bytes.len())
+}
+
+fn forget(plan: Plan, node: &Node, n: u64) -> Result<(), StoreError> {
+    match plan.fate(n) {
+        Some(Fate::Gone(of) | Fate::Made(of)) => node.forget(&plan.payload(of)),
+        None => Ok(()),
+    }
 }
 
 /// A revocation while the disk fails, and one when it is well again.
