@@ -8,4 +8,5 @@
     reason = "a world that is used wrongly should stop the test that does so"
 )]
 
+pub mod shared;
 pub mod world;

@@ -1,6 +1,7 @@
 //! The commands, one a file: Args, then `run`. The doc comment of the Args is the help.
 
 mod audit;
+mod backup;
 mod card;
 mod completions;
 mod contact;
@@ -14,6 +15,7 @@ mod record;
 mod run;
 mod status;
 mod stop;
+mod store;
 mod sync;
 
 use crate::error::Error;
@@ -82,6 +84,10 @@ enum Command {
     Audit(audit::Command),
     #[command(subcommand)]
     Keys(keys::Command),
+    #[command(subcommand)]
+    Store(store::Command),
+    #[command(subcommand)]
+    Backup(backup::Command),
     Demo(demo::Args),
     Completions(completions::Args),
 }
@@ -103,6 +109,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Error> {
         Command::Sync(args) => sync::run(&session, args),
         Command::Audit(command) => audit::run(&session, command),
         Command::Keys(command) => keys::run(&session, command),
+        Command::Store(command) => store::run(&session, command),
+        Command::Backup(command) => backup::run(&session, command),
         Command::Demo(args) => demo::run(&session, &args),
         Command::Completions(args) => completions::run(&args),
     }
@@ -168,6 +176,12 @@ mod tests {
             "karte sync sakura --staff s",
             "karte audit list",
             "karte keys export --age-identity --yes",
+            "karte store check",
+            "karte store repair --from sakura",
+            "karte store adopt-copy --i-moved-it",
+            "karte backup create /b --to age1x --to age1y",
+            "karte backup verify /b --identity key.txt",
+            "karte --home /new backup restore b.age --backup-passphrase-fd 3 --no-passphrase --regrant --again",
             "karte completions bash",
             "karte demo --keep",
         ] {
