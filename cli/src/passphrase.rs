@@ -34,6 +34,27 @@ pub(crate) fn fresh(fd: Option<u32>) -> Result<SecretString, Failure> {
     Ok(passphrase)
 }
 
+/// The passphrase of a backup; asked twice for one that is being made. The service credential is the node's, not its.
+pub(crate) fn of_backup(fd: Option<u32>, is_new: bool) -> Result<SecretString, Failure> {
+    let passphrase = match (fd.map(descriptor_path), is_new) {
+        (Some(path), _) => first_line(&path)?,
+        (None, false) => prompt("Passphrase of the backup: ")?,
+        (None, true) => {
+            let first = prompt("Passphrase for the backup: ")?;
+            if first.expose_secret() != prompt("The same again: ")?.expose_secret() {
+                return Err(
+                    Failure::usage("the two passphrases are not the same").next("Repeat the command.")
+                );
+            }
+            first
+        }
+    };
+    if passphrase.expose_secret().is_empty() {
+        return Err(Failure::usage("the backup's passphrase is empty").next("Choose one, or say --to age1…."));
+    }
+    Ok(passphrase)
+}
+
 fn given(fd: Option<u32>) -> Option<Result<SecretString, Failure>> {
     let path = fd.map(descriptor_path).or_else(credential_path)?;
     Some(first_line(&path))

@@ -12,4 +12,5 @@
 pub mod bench;
 pub mod faults;
 pub mod growth;
+pub mod shared;
 pub mod world;

@@ -1,11 +1,12 @@
 //! A world of engines. Messages travel at once and in order unless a pair is cut off; time stands still unless
 //! it is moved. The seams that scheduling, loss and crashes need are all here: an outbox of effects per node.
 
+use crate::shared::{Rows, SharedStore};
 use karte_node::command::Command;
 use karte_node::engine::{self, Answer, Effect, Engine, FetchEnd, Input, NewRecord, Opening, Policy};
 use karte_node::failure::Failure;
 use karte_node::keystore::{Keys, MemoryKeyring};
-use karte_node::store::{Blobs, Memory, MemoryBlobs};
+use karte_node::store::{Blobs, MemoryBlobs};
 use karte_protocol::bao::{Tree, verify_slice};
 use karte_protocol::chance::Chance;
 use karte_protocol::id::{DeviceId, PartyId, RecordId, digest};
@@ -44,6 +45,9 @@ struct Inhabitant {
     engine: Engine,
     blobs: MemoryBlobs,
     keys: Arc<Keys>,
+    store: SharedStore,
+    policy: Policy,
+    genesis: Vec<u8>,
 }
 
 /// Nodes and what is under way between them.
@@ -102,11 +106,13 @@ impl World {
         let mut chance = SeededChance::new(name);
         let keys = Arc::new(Keys::generate(&mut chance));
         let birth = engine::birth(&keys, &mut chance, self.now)?;
+        let store = SharedStore::default();
+        let genesis = birth.genesis.clone();
         let engine = Engine::open(
             engine::Parts {
                 keys: keys.clone(),
                 ring: Box::new(MemoryKeyring::default()),
-                store: Box::new(Memory::new()),
+                store: Box::new(store.clone()),
                 chance: Box::new(chance),
                 genesis: birth.genesis,
                 name: name.into(),
@@ -118,11 +124,81 @@ impl World {
             self.now,
         )?;
         self.devices.insert(keys.device.device(), name.into());
-        self.nodes.insert(name.into(), Inhabitant { engine, blobs: MemoryBlobs::new(), keys });
+        let blobs = MemoryBlobs::new();
+        self.nodes.insert(name.into(), Inhabitant { engine, blobs, keys, store, policy, genesis });
         // Its address is its name.
         self.queue.push_back((name.into(), Input::Listening(vec![name.into()])));
         self.run();
         Ok(())
+    }
+
+    /// A copy of a node's folder as it is now.
+    pub fn copy(&self, name: &str) -> Rows {
+        self.nodes[name].store.copy()
+    }
+
+    /// A node is ended, and started again from a copy of its folder: the same device, what it knew then.
+    pub fn start_from(&mut self, name: &str, rows: Rows, copied: bool) -> Result<(), Failure> {
+        self.disconnect(name);
+        let store = SharedStore::of(rows);
+        let node = self.nodes.get_mut(name).expect("the world knows its nodes");
+        let parts = engine::Parts {
+            keys: node.keys.clone(),
+            ring: Box::new(MemoryKeyring::default()),
+            store: Box::new(store.clone()),
+            chance: Box::new(SeededChance::new(&format!("{name} again"))),
+            genesis: node.genesis.clone(),
+            name: name.into(),
+            kind: "patient".into(),
+            policy: node.policy,
+            copied,
+            started: "clean",
+        };
+        node.engine = Engine::open(parts, self.now)?;
+        node.store = store;
+        self.queue.push_back((name.into(), Input::Listening(vec![name.into()])));
+        self.run();
+        Ok(())
+    }
+
+    fn disconnect(&mut self, name: &str) {
+        let device = self.nodes[name].keys.device.device();
+        for other in self.nodes.keys().filter(|other| *other != name).cloned().collect::<Vec<_>>() {
+            self.queue.push_back((other, Input::Disconnected(device)));
+        }
+        self.run();
+    }
+
+    /// A payload is lost at a node, behind its back.
+    pub fn lose_payload(&mut self, name: &str, record: &RecordId) {
+        self.nodes[name].blobs.delete(record.as_bytes()).expect("memory deletes");
+    }
+
+    /// Asks a node's engine directly.
+    pub fn ask(&mut self, name: &str, input: impl FnOnce(u64) -> Input) -> Result<Answer, Failure> {
+        let ticket = self.number();
+        self.queue.push_back((name.into(), input(ticket)));
+        self.run();
+        self.answers.remove(&ticket).unwrap_or_else(|| Err(Failure::failed("no answer")))
+    }
+
+    /// Sends a want-list from a device and gives which records would be sent, their labels with them.
+    pub fn asked_on_a_stream(&mut self, at: &str, peer: DeviceId, list: Vec<u8>) -> Vec<RecordId> {
+        let stream = self.number();
+        let effects = self.handle(at, Input::FetchAsked(peer, stream, list));
+        let items = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Serve(of, items) if of == stream => Some(items),
+            _ => None,
+        });
+        let whole = |item: &engine::Serving| item.payload_bytes > 0 && item.label.is_some();
+        items.flatten().filter(whole).map(|item| item.record).collect()
+    }
+
+    /// The signed entries of a party as a node holds them, by their bytes in its rows.
+    pub fn entries_of(&self, at: &str, party: PartyId) -> BTreeSet<Vec<u8>> {
+        let entries = karte_node::store::Table(1);
+        let rows = self.copy(at).into_iter();
+        rows.filter(|row| row.0 == entries && row.1 == party.as_bytes()).map(|row| row.3).collect()
     }
 
     /// A party's id.

@@ -81,6 +81,15 @@ impl Home {
         home
     }
 
+    /// A place for a home that is not made yet.
+    pub fn beside_none(name: &str) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("karte-e2e-")
+            .tempdir()
+            .expect("there is room for a temporary folder");
+        Self { name: name.to_owned(), path: folder.path().join(name), _folder: folder }
+    }
+
     /// A copy of this home as it lies there (`cp -a`). Its daemon should be stopped.
     pub fn copied(&self) -> Self {
         let folder =

@@ -2,6 +2,7 @@
 
 mod add;
 mod audit;
+mod backup;
 mod card;
 mod completions;
 mod contact;
@@ -16,6 +17,7 @@ mod record;
 mod run;
 mod status;
 mod stop;
+mod store;
 mod sync;
 mod timeline;
 mod trend;
@@ -88,6 +90,10 @@ enum Command {
     Audit(audit::Command),
     #[command(subcommand)]
     Keys(keys::Command),
+    #[command(subcommand)]
+    Store(store::Command),
+    #[command(subcommand)]
+    Backup(backup::Command),
     Demo(demo::Args),
     Completions(completions::Args),
 }
@@ -111,6 +117,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Error> {
         Command::Sync(args) => sync::run(&session, args),
         Command::Audit(command) => audit::run(&session, command),
         Command::Keys(command) => keys::run(&session, command),
+        Command::Store(command) => store::run(&session, command),
+        Command::Backup(command) => backup::run(&session, command),
         Command::Demo(args) => demo::run(&session, &args),
         Command::Completions(args) => completions::run(&args),
     }
@@ -176,6 +184,12 @@ mod tests {
             "karte sync sakura --staff s",
             "karte audit list",
             "karte keys export --age-identity --yes",
+            "karte store check",
+            "karte store repair --from sakura",
+            "karte store adopt-copy --i-moved-it",
+            "karte backup create /b --to age1x --to age1y",
+            "karte backup verify /b --identity key.txt",
+            "karte --home /new backup restore b.age --backup-passphrase-fd 3 --no-passphrase --regrant --again",
             "karte completions bash",
             "karte demo --keep",
         ] {

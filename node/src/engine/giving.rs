@@ -526,13 +526,15 @@ impl Engine {
         if !is_the_readers || ended || accept.recipient.to_age().is_err() {
             return Ok(false);
         }
-        let wins = given.accept.as_ref().is_none_or(|held| {
+        // An acceptance of a device that its party has ended serves nobody any more, however high its number.
+        let held = given.accept.as_ref().filter(|held| reader.state.has_device(&held.by().device));
+        let wins = held.is_none_or(|held| {
             (accept.n, std::cmp::Reverse(accept.id())) > (held.n, std::cmp::Reverse(held.id()))
         });
         if !wins {
             return Ok(true);
         }
-        if given.accept.is_some() && self.now < given.replaced_ms.saturating_add(REPLACE_EVERY_MS) {
+        if held.is_some() && self.now < given.replaced_ms.saturating_add(REPLACE_EVERY_MS) {
             // Each new acceptance means a whole new shelf.
             return Ok(false);
         }

@@ -74,7 +74,7 @@ impl Node {
         if found.is_whole() {
             return Ok(());
         }
-        Err(Failure::new(Kind::Damaged, format!("{told} things are missing or damaged"))
+        Err(Failure::new(Kind::Damaged, format!("missing or damaged: {told}"))
             .next("`karte store repair` brings back what contacts have; a backup has the rest."))
     }
 

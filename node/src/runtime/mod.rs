@@ -653,3 +653,7 @@ impl Node {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+#[path = "full_tests.rs"]
+mod full_tests;
