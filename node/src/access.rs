@@ -183,11 +183,19 @@ fn rebuild(home: &Path, unlock: Unlock, sink: &mut dyn Sink) -> Result<(), Failu
     Ok(())
 }
 
-/// Saves what can be saved of a store that does not open, so that it opens after this.
-///
-/// The one place where the store's own salvage is called; as long as it has none, the damage is all there is to tell.
-fn salvage(_store: &Path, _key: StoreKey, damage: StoreError) -> Result<(), Failure> {
-    Err(refused(damage))
+/// Saves what can be saved of a store that does not open, so that it opens after this. What is missing is told in the
+/// log here; which records and entries that means, the check that follows tells.
+fn salvage(store: &Path, key: StoreKey, damage: &StoreError) -> Result<(), Failure> {
+    tracing::error!(%damage, "the store is damaged: what is whole is saved");
+    let saved = Disk::salvage(store, key).map_err(refused)?;
+    for missing in &saved.missing {
+        let (file, offset, bytes, what) = (&missing.file, missing.offset, missing.bytes, missing.what);
+        tracing::error!(file, offset, bytes, what, commits = ?missing.commits, "lost");
+    }
+    if saved.tail_unknown {
+        tracing::error!("how much is missing at the end of the journal is not known");
+    }
+    Ok(())
 }
 
 /// What came of starting.
@@ -228,7 +236,7 @@ async fn start_or_find(config: &Config, clock: Arc<dyn Clock>, unlock: Unlock) -
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             Err(damage @ StoreError::Damaged { .. }) if config.repair && outcome.is_none() => {
-                salvage(&store, keys.store_key(), damage)?;
+                salvage(&store, keys.store_key(), &damage)?;
                 outcome = Some("repaired");
             }
             opened => break opened.map_err(refused)?,
@@ -319,7 +327,7 @@ fn open_engine(
 ) -> Result<(Engine, Arc<dyn Blobs>), Failure> {
     let Opening { home, keystore, keys, settings, live, outcome } = opening;
     let blobs = Arc::new(DiskBlobs::open(&home.join("store"))?);
-    let outcome = outcome.unwrap_or_else(|| outcome_of(opened));
+    let outcome = outcome.unwrap_or_else(|| outcome_of(&opened));
     tracing::info!(outcome, ?opened, "the store is open");
     let policy = Policy {
         accept_contacts: settings.accept.contacts,
@@ -331,7 +339,7 @@ fn open_engine(
         keys: Arc::new(keys),
         genesis: keystore.genesis().to_vec(),
         ring: Box::new(keystore),
-        copied: is_copy(&disk),
+        copied: disk.is_copy(),
         store: Box::new(disk),
         chance: Box::new(OsChance),
         name: settings.name.clone(),
@@ -348,19 +356,15 @@ fn open_engine(
 }
 
 /// What opening found, in the words of `karte status`. A store that does not open at all is `refused`.
-fn outcome_of(opened: Opened) -> &'static str {
+fn outcome_of(opened: &Opened) -> &'static str {
     match opened {
         Opened::New => "new",
         Opened::Clean => "clean",
         Opened::CaughtUp { .. } => "caught up",
         Opened::Rebuilt { .. } => "rebuilt",
+        Opened::Migrated { .. } => "migrated",
+        Opened::Repaired { .. } => "repaired",
     }
-}
-
-/// Whether the folder lies elsewhere than where it was written. The one place where the store is asked; as long as it
-/// cannot tell, a copy is noticed at its first contact alone.
-fn is_copy(_: &Disk) -> bool {
-    false
 }
 
 /// Payloads whose import or fetch was interrupted before its rows were committed.
@@ -373,6 +377,9 @@ fn sweep(engine: &Engine, blobs: &dyn Blobs) -> Result<(), Failure> {
         std::ops::ControlFlow::Continue(())
     })?;
     stray.iter().try_for_each(|id| blobs.delete(id))?;
+    if !stray.is_empty() {
+        blobs.gc()?;
+    }
     Ok(())
 }
 

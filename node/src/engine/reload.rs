@@ -5,22 +5,14 @@
 
 use super::{Effect, Engine, Parts};
 use crate::failure::{Failure, Kind};
-use crate::store::{Batch, Store, StoreError};
+use crate::store::Batch;
 use karte_protocol::message::Response;
 use karte_protocol::time::UnixMs;
 
 /// Marks a batch that may use the store's reserve when the disk is full: a denial or a recovery.
-///
-/// The one place where the store is told so.
-pub(super) fn urgent(batch: Batch) -> Batch {
+pub(super) fn urgent(mut batch: Batch) -> Batch {
+    batch.urgent();
     batch
-}
-
-/// Drops what was written and not committed.
-///
-/// The one place where the store is told so. A store that keeps its group instead commits it when there is room again.
-fn abandon(store: Box<dyn Store>) -> Result<Box<dyn Store>, StoreError> {
-    Ok(store)
 }
 
 /// What a command is told whose group found no room.
@@ -37,7 +29,8 @@ pub fn denied() -> Option<Vec<u8>> {
 impl Engine {
     /// Drops the group that could not be committed and reads everything from the store again. Connections stay;
     /// sessions on them end and begin anew. Gives what is to be told to those who wait.
-    pub fn reload(self, now: UnixMs) -> Result<(Self, Vec<Effect>), Failure> {
+    pub fn reload(mut self, now: UnixMs) -> Result<(Self, Vec<Effect>), Failure> {
+        self.store.abandon();
         let genesis = self
             .mine()
             .log
@@ -55,7 +48,7 @@ impl Engine {
         let parts = Parts {
             keys: self.keys,
             ring: self.ring,
-            store: abandon(self.store)?,
+            store: self.store,
             chance: self.chance,
             genesis,
             name: self.me.name,

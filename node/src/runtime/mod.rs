@@ -438,6 +438,10 @@ impl Node {
                             tracing::warn!(%error, "a payload was not deleted; the next start tries again");
                         }
                     }
+                    // Gone for good, and not only without a name: what a grant's end deletes must not lie on.
+                    if let Err(error) = blobs.gc() {
+                        tracing::warn!(%error, "deleted payloads still take space; the next start tries again");
+                    }
                 }));
             }
             Effect::Notice(text) => {

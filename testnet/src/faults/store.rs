@@ -2,7 +2,7 @@
 //! a constant and a small function each, and nowhere else.
 
 use karte_node::store::{
-    Batch, BlobId, Blobs, Disk, DiskBlobs, Opened, Store, StoreError, StoreKey, Table, VisitRow,
+    Batch, BlobId, Blobs, Check, Disk, DiskBlobs, Opened, Store, StoreError, StoreKey, Table, VisitRow,
 };
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
@@ -11,12 +11,12 @@ use std::path::Path;
 use super::plan::{Change, META, What};
 
 /// Whether [`salvage`] can bring a damaged store back: until then a refused store stays refused.
-pub const HAS_SALVAGE: bool = false;
+pub const HAS_SALVAGE: bool = true;
 /// Whether an urgent batch is recorded on a full disk: until then it may wait for room.
-pub const HAS_RESERVE: bool = false;
+pub const HAS_RESERVE: bool = true;
 /// Whether a disk that fails or fills can neither hang nor panic the store. sled 0.34.7 does both: after an error it may
 /// wait for ever in `open`, `flush` and `drop`, and its threads unwrap errors of the system.
-pub const OUTLIVES_ERRORS: bool = false;
+pub const OUTLIVES_ERRORS: bool = true;
 
 /// Any key: faults do not care.
 const KEY: [u8; 32] = [7; 32];
@@ -46,6 +46,9 @@ impl Node {
             Opened::Clean => "clean",
             Opened::CaughtUp { .. } => "caught up",
             Opened::Rebuilt { .. } => "rebuilt",
+            Opened::Migrated { .. } => "migrated",
+            Opened::Repaired { .. } => "repaired",
+            _ => "open",
         };
         Ok((Self { disk: Box::new(disk), blobs }, opened.to_owned()))
     }
@@ -131,10 +134,10 @@ impl Node {
         self.blobs.delete(blake3::hash(bytes).as_bytes())
     }
 
-    /// Compacts rows and collects payloads. Nothing to do while the store offers neither: this is where
-    /// `Disk::compact` and `Blobs::gc` are called.
+    /// Compacts rows and collects payloads.
     pub fn maintain(&mut self) -> Result<(), StoreError> {
-        Ok(())
+        self.disk.compact()?;
+        self.blobs.gc().map(|_| ())
     }
 
     /// Remakes the view.
@@ -182,23 +185,24 @@ impl Node {
         }
     }
 
-    /// What the store itself says is damaged. Today a payload's name is its check: whoever reads it verifies it, as
-    /// `b3sum` does, so those that do not match are named. `DiskBlobs::check` and `Disk::check` belong here.
+    /// What the store itself says is damaged.
     pub fn check(&self) -> Named {
         let mut named = Named::default();
-        let _ = self.payloads(&mut |id, right| {
-            if right != Ok(true) {
-                named.payloads.push(id);
+        // An error of the check is told by whoever reads the payload then.
+        let _ = self.blobs.check(&mut |found| {
+            if let Check::Damaged(id) = found {
+                named.payloads.push(blake3::Hash::from_bytes(id).to_hex().to_string());
             }
+            ControlFlow::Continue(())
         });
         named
     }
 }
 
-/// Brings back what is left of a store that [`Node::open`] refuses, and names what is lost; `None` when the store
-/// offers nothing of the kind. `Disk::salvage(dir, key)` belongs here, with [`HAS_SALVAGE`].
-pub fn salvage(_dir: &Path) -> Option<Result<Named, StoreError>> {
-    None
+/// Brings back what is left of a store that [`Node::open`] refuses, and names what is lost.
+pub fn salvage(dir: &Path) -> Option<Result<Named, StoreError>> {
+    let saved = Disk::salvage(dir, StoreKey::new(KEY));
+    Some(saved.map(|saved| Named { rows: saved.loses(), payloads: vec![] }))
 }
 
 /// Whether opening was refused by naming damage, and not by any other error.
@@ -206,9 +210,9 @@ pub fn names_damage(error: &StoreError) -> bool {
     matches!(error, StoreError::Damaged { .. })
 }
 
-/// Marks a batch as one that must be recorded even when the disk is full. `Batch::urgent` belongs here, with
-/// [`HAS_RESERVE`].
-fn urgent(batch: Batch) -> Batch {
+/// Marks a batch as one that must be recorded even when the disk is full.
+fn urgent(mut batch: Batch) -> Batch {
+    batch.urgent();
     batch
 }
 

@@ -231,7 +231,7 @@ impl Pack {
             .map(|found| found.head.version())
             .find(|version| *version != VERSION)
         {
-            return Err(StoreError::Version { file: "pack", expected: VERSION, got });
+            return Err(StoreError::Version { file: "pack".into(), expected: VERSION, got });
         }
         pack.deletions.extend(
             found

@@ -117,7 +117,11 @@ impl Packs {
             state.last_number = state.last_number.max(pack.number());
             frames.extend(found.into_iter().map(|found| (pack.tag(), found)));
             if state.packs.insert(pack.tag(), pack).is_some() {
-                return Err(StoreError::Damaged { file: "packs", offset: 0, what: "two packs with one tag" });
+                return Err(StoreError::Damaged {
+                    file: "packs".into(),
+                    offset: 0,
+                    what: "two packs with one tag",
+                });
             }
         }
         let deleted: HashSet<Target> = state.packs.values().flat_map(|pack| pack.deletions.clone()).collect();
