@@ -123,13 +123,16 @@ impl Disk {
         let Some(old) = &self.view else { return Ok(()) };
         let number = self.view_number.saturating_add(1);
         let fresh = View::create(&open::view_path(&self.dir, number), Arc::clone(&self.keys))?;
-        let copied = old.rows(&mut |row| fresh.take_row(row));
-        if let Err(error) = copied {
-            fresh.destroy()?;
-            return Err(error);
-        }
+        let copied = old.rows(&mut |row| fresh.take_row(row)).and_then(|()| fresh.settled_bytes());
+        let size = match copied {
+            Ok(size) => size,
+            Err(error) => {
+                fresh.destroy()?;
+                return Err(error);
+            }
+        };
         self.view_number = number;
-        self.fresh = (fresh.size_bytes(), fresh.totals().bytes);
+        self.fresh = (size, fresh.totals().bytes);
         if let Some(old) = self.view.replace(fresh) {
             // What cannot be deleted now is at the next start.
             let _ = old.destroy();

@@ -50,7 +50,7 @@ pub struct Disk {
     pub(super) is_in_memory: bool,
     /// The number of the newest view's folder.
     pub(super) view_number: u64,
-    /// Size of the view when it was made, and the sealed rows that were in it then.
+    /// Size of the view when it was last copied, and the sealed rows that were in it then; 0 before that.
     pub(super) fresh: (u64, u64),
     /// Length of the last base, and what it was estimated at: both 0 before the first.
     pub(super) base_bytes: (u64, u64),
@@ -112,7 +112,7 @@ impl Disk {
         let path = open::view_path(&self.dir, self.view_number);
         match open::build_view(&path, &self.keys, &self.journal) {
             Ok((view, frames)) => {
-                self.fresh = (view.size_bytes(), view.totals().bytes);
+                self.fresh = (0, 0);
                 (self.view, self.is_in_memory) = (Some(view), false);
                 Ok(frames)
             }

@@ -301,9 +301,8 @@ fn migrate(dir: &Path, keys: Arc<Keys>, here: Place) -> Result<(Disk, Opened), S
     let listed = survey::segments(dir)?;
     delete_segments(dir, &listed.into_iter().filter(|segment| *segment < next).collect::<Vec<_>>());
     files::remove(&dir.join(witness::OLD_NAME)).map_err(io_error("deleting an old witness"))?;
-    let fresh = (view.size_bytes(), view.totals().bytes);
     let opened = Opened::Migrated { from: VERSION_OLD, frames: survey.frames };
-    let found = FoundView { view: Some(view), number: 1, fresh, recent: Delta::default(), opened };
+    let found = FoundView { view: Some(view), number: 1, fresh: (0, 0), recent: Delta::default(), opened };
     let opened = found.opened.clone();
     Ok((assemble(dir, keys, journal, witness, found, here), opened))
 }
@@ -420,9 +419,8 @@ fn find_view(
     files::remove_all(&dir.join(VIEW)).map_err(io_error("deleting the view"))?;
     match build_view(&view_path(dir, 1), keys, journal) {
         Ok((view, frames)) => {
-            let fresh = (view.size_bytes(), view.totals().bytes);
             let opened = Opened::Rebuilt { frames };
-            Ok(FoundView { view: Some(view), number: 1, fresh, recent: Delta::default(), opened })
+            Ok(FoundView { view: Some(view), number: 1, fresh: (0, 0), recent: Delta::default(), opened })
         }
         Err(StoreError::Full { .. } | StoreError::View { .. }) => {
             let (recent, frames) = load(journal)?;

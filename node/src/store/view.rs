@@ -288,6 +288,12 @@ impl View {
         self.tree().ok().and_then(|tree| tree.size_on_disk().ok()).unwrap_or(0)
     }
 
+    /// The size once everything written has reached the file: before that it may be less than half.
+    pub(super) fn settled_bytes(&self) -> Result<u64, StoreError> {
+        self.checked(self.tree()?.flush().map_err(unreadable))?;
+        Ok(self.size_bytes())
+    }
+
     pub(super) fn is_sound(&self) -> bool {
         self.sound.get()
     }
