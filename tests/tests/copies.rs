@@ -248,7 +248,7 @@ fn accepted(world: &World, grant: GrantId) -> ObjectId {
         Ok(Request::Accept { accept }) => Signed::<Accept>::from_bytes(accept.to_vec()).verify().ok(),
         _ => None,
     });
-    accepts.filter(|accept| accept.grant == grant).last().unwrap().id()
+    accepts.rev().find(|accept| accept.grant == grant).unwrap().id()
 }
 
 /// A contact is told what we hold of its log, and nobody is told of another's.
