@@ -94,10 +94,13 @@ impl Store for SharedStore {
     fn commit(&mut self) -> Result<(), StoreError> {
         let mut inner = self.lock();
         if inner.full && inner.memory.stats().pending_bytes > 0 {
-            inner.memory = std::mem::take(&mut inner.memory).crash();
             return Err(StoreError::Full { doing: "committing" });
         }
         inner.memory.commit()
+    }
+
+    fn abandon(&mut self) {
+        self.lock().memory.abandon();
     }
 
     fn write_unjournaled(&mut self, batch: Batch) -> Result<(), StoreError> {

@@ -246,7 +246,7 @@ impl World {
             label_hash: digest(&sealed_label),
         };
         let ticket = self.number();
-        let records = vec![NewRecord { handed, label, sealed_label }];
+        let records = vec![NewRecord { handed, label, sealed_label, source: None, replaced_by: None }];
         self.queue.push_back((name.into(), Input::Records(ticket, records)));
         self.run();
         Ok(record)

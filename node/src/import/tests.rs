@@ -76,7 +76,7 @@ fn one_with(name: &str, content: impl AsRef<[u8]>, format: Format, limits: Limit
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
     fs::write(&path, content).unwrap();
-    let mut heard = import_with(&[path], &Options { format, limits });
+    let mut heard = import_with(&[path], &Options { format, limits, ..Options::default() });
     for finding in &mut heard.found {
         finding.bytes = Body::Memory(bytes(finding));
     }

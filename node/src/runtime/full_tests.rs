@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 /// What the reserve of this store takes, in bytes: the one entry of a revocation.
 const RESERVE_BYTES: u64 = 900;
 
-/// A store whose disk is full when told so; a group that finds no room is dropped.
+/// A store whose disk is full when told so.
 struct Filled {
     memory: Memory,
     full: Arc<AtomicBool>,
@@ -34,10 +34,12 @@ impl Store for Filled {
     }
     fn commit(&mut self) -> Result<(), StoreError> {
         if self.full.load(Ordering::SeqCst) && self.memory.stats().pending_bytes > RESERVE_BYTES {
-            self.memory = std::mem::take(&mut self.memory).crash();
             return Err(StoreError::Full { doing: "committing" });
         }
         self.memory.commit()
+    }
+    fn abandon(&mut self) {
+        self.memory.abandon();
     }
     fn write_unjournaled(&mut self, batch: Batch) -> Result<(), StoreError> {
         self.memory.write_unjournaled(batch)

@@ -10,10 +10,10 @@ use tempfile::TempDir;
 
 use std::io;
 
-use super::super::contract::{blobs_contract, content, finished, put, store_contract, text};
+use super::super::contract::{blobs_contract, put, store_contract, text};
 use super::super::open::CLEAN;
-use super::super::survey::{segment_name, segment_path};
-use super::super::{Blobs, DiskBlobs, Opened, StoreKey, witness};
+use super::super::survey::segment_path;
+use super::super::{DiskBlobs, Opened, StoreKey, witness};
 use super::*;
 
 const VIEW: &str = "view";
@@ -369,27 +369,4 @@ fn write_until_killed(dir: &Path) {
             println!("\ncommitted {n}");
         }
     }
-}
-
-#[test]
-fn payload_files_are_whole_private_and_named_as_b3sum_says() {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = TempDir::new().unwrap();
-    let blobs = DiskBlobs::open(dir.path()).unwrap();
-    let id = finished(&blobs, b"ciphertext");
-    let name = blake3::Hash::from_bytes(id).to_hex();
-    let path = dir.path().join("payloads").join(&name[..2]).join(name.as_str());
-    assert!(!path.exists(), "before its sync a file has no name that a crash could leave on half a payload");
-    blobs.sync().unwrap();
-    assert_eq!(blake3::hash(&fs::read(&path).unwrap()).to_hex(), name);
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
-
-    let lost = finished(&blobs, b"never synced");
-    blobs.partial(&[5; 32]).unwrap().write_at(0, b"part").unwrap();
-    drop(blobs);
-    let blobs = DiskBlobs::open(dir.path()).unwrap();
-    assert_eq!(content(&blobs, &id).as_deref(), Some(b"ciphertext".as_slice()));
-    assert_eq!(content(&blobs, &lost), None);
-    assert_eq!(blobs.partial(&[5; 32]).unwrap().len_bytes(), 4, "a part outlives a restart");
 }

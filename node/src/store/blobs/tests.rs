@@ -290,7 +290,7 @@ fn a_newer_format_is_refused_by_name() {
         fs::write(path, bytes).unwrap();
     }
     let refused = DiskBlobs::open_with(dir.path(), TINY).map(|_| ());
-    assert!(matches!(refused, Err(StoreError::Version { file: "pack", expected: 1, got: 2 })));
+    assert!(matches!(refused, Err(StoreError::Version { ref file, expected: 1, got: 2 }) if file == "pack"));
 }
 
 /// With much deleted, syncs alone keep the folder small.
