@@ -12,7 +12,7 @@ use crate::keystore::{self, Keys, Keystore, KeystoreError, Lock};
 use crate::network::{self, Limits, NetConfig};
 use crate::runtime::{Parts, Running};
 use crate::settings::{Accept, Settings};
-use crate::store::{Blobs, Disk, DiskBlobs, Opened, Store, StoreError, StoreKey};
+use crate::store::{Blobs, Disk, DiskBlobs, Gravity, Opened, Store, StoreError, StoreKey};
 use karte_protocol::chance::OsChance;
 use karte_protocol::id::RecordId;
 use secrecy::SecretString;
@@ -67,6 +67,8 @@ pub struct Config {
     pub live: bool,
     /// Whether a damaged store is salvaged: what cannot be saved is then asked for like anything else that is lost.
     pub repair: bool,
+    /// Whether every frame of the journal is read and judged before the store is opened, which may mend it.
+    pub check: bool,
 }
 
 /// Makes a node.
@@ -130,7 +132,8 @@ pub fn serve(home: &Path, serve: Serve, unlock: Unlock, ready: &mut dyn FnMut(Va
         listen if listen.is_empty() => Settings::load(home)?.network.listen,
         listen => listen,
     };
-    let config = Config { home: home.to_owned(), listen, network: true, live: true, repair: false };
+    let config =
+        Config { home: home.to_owned(), listen, network: true, live: true, repair: false, check: false };
     tokio_runtime()?.block_on(crate::run(config, SystemClock, unlock, ready))
 }
 
@@ -146,7 +149,8 @@ async fn run_alone(
     }
     let calls = matches!(command, Command::Sync { .. } | Command::StoreRepair { .. });
     let repair = matches!(command, Command::StoreRepair { .. });
-    let config = Config { home: home.to_owned(), listen: vec![], network: calls, live: false, repair };
+    let check = command == Command::StoreCheck;
+    let config = Config { home: home.to_owned(), listen: vec![], network: calls, live: false, repair, check };
     let running = match start_or_find(&config, Arc::new(SystemClock), unlock).await? {
         Started::Daemon(stream) => return control::ask(stream, &command, sink).await,
         Started::Alone(running) => *running,
@@ -181,6 +185,30 @@ fn rebuild(home: &Path, unlock: Unlock, sink: &mut dyn Sink) -> Result<(), Failu
     Box::new(disk).close()?;
     sink.event(crate::command::Event::Item(json!({ "rebuilt": true, "commits": frames })));
     Ok(())
+}
+
+/// Reads the whole journal, its witness and marker. What was lost is told in order; what opening mends is no fault.
+fn judge(store: &Path, key: StoreKey) -> Result<(), Failure> {
+    // Most findings in one sentence: the log has them all.
+    const TOLD_MAX: usize = 10;
+    let health = match Disk::check(store, key) {
+        // Somebody works with it: then it was verified when it was opened.
+        Err(StoreError::Locked { .. }) => return Ok(()),
+        health => health.map_err(refused)?,
+    };
+    for found in &health.findings {
+        tracing::warn!(gravity = ?found.gravity, file = %found.file, offset = found.offset, what = %found.what, "found");
+    }
+    if !health.loses() {
+        return Ok(());
+    }
+    let lossy = health.findings.iter().filter(|found| found.gravity == Gravity::Lossy);
+    let told: Vec<String> = lossy
+        .take(TOLD_MAX)
+        .map(|found| format!("{} at byte {}: {}", found.file, found.offset, found.what))
+        .collect();
+    Err(Failure::new(Kind::Damaged, format!("the journal has lost something: {}", told.join("; ")))
+        .next("`karte store repair` saves what is whole and brings the rest back from contacts; else `karte backup restore`."))
 }
 
 /// Saves what can be saved of a store that does not open, so that it opens after this. What is missing is told in the
@@ -226,6 +254,9 @@ async fn start_or_find(config: &Config, clock: Arc<dyn Clock>, unlock: Unlock) -
     let begun = Instant::now();
     let store = config.home.join("store");
     let mut outcome = None;
+    if config.check {
+        judge(&store, keys.store_key())?;
+    }
     let (disk, opened) = loop {
         match Disk::open(&store, keys.store_key()) {
             Err(StoreError::Locked { .. }) if begun.elapsed() < WAIT_FOR_STORE => {

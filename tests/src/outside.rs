@@ -51,6 +51,25 @@ pub fn python_with_cose() -> Option<PathBuf> {
     None
 }
 
+/// The python of `KARTE_PYTHON`, else `python3`, if it has all of `modules`.
+pub fn python_with(modules: &[&str]) -> Option<PathBuf> {
+    let python = std::env::var_os("KARTE_PYTHON").map_or_else(|| "python3".into(), PathBuf::from);
+    let imports: String = modules.iter().map(|module| format!("import {module};")).collect();
+    let has = Command::new(&python)
+        .args(["-c", &imports])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if has {
+        return Some(python);
+    }
+    skipped(&format!(
+        "python3 -m venv VENV && VENV/bin/pip install {}, then KARTE_PYTHON=VENV/bin/python",
+        modules.join(" ")
+    ));
+    None
+}
+
 /// Tells that a test was not run, and what installs what it needs; a failure where skips are forbidden.
 fn skipped(why: &str) {
     say!("skipped 1: {why}");

@@ -229,7 +229,11 @@ impl Node {
             self.shared.blobs.delete(record.as_bytes())?;
         }
         self.shared.blobs.sync()?;
-        put_out(out, json!({ "deleted": stray.len(), "bytes": bytes }));
+        let reclaimed = self.shared.blobs.gc()?;
+        put_out(
+            out,
+            json!({ "deleted": stray.len(), "bytes": bytes, "packs": reclaimed.packs, "reclaimed": reclaimed.bytes }),
+        );
         Ok(())
     }
 
@@ -371,7 +375,7 @@ fn harm_of(blobs: &dyn Blobs, record: &RecordId, bytes: u64) -> Option<Harm> {
 fn summary(found: &Findings, faults: usize) -> Value {
     json!({
         "summary": true,
-        "journal": "verified when the store was opened",
+        "journal": "whole",
         "own": found.inventory.own,
         "received": found.inventory.received,
         "pending": found.inventory.pending,
