@@ -56,7 +56,10 @@ def fit(folder):
         ]
         out[name] = {
             "messages": dict(kinds),
-            "heart_rates": sum(1 for record in records if record.get("heart_rate") is not None),
+            # A value without a time cannot be placed in anybody's day.
+            "heart_rates": sum(
+                1 for record in records if record.get("heart_rate") is not None and record.get("timestamp")
+            ),
             "distance_m": max(distances) if distances else None,
             "weights_kg": [weight for weight in weights if weight is not None],
         }
@@ -84,8 +87,7 @@ def vendor_api(folder):
         counts = collections.Counter()
         if name.startswith("fitbit") and isinstance(answer, dict):
             counts["steps"] += len(answer.get("activities-steps-intraday", {}).get("dataset", []))
-            if "activities-steps-intraday" not in answer:
-                counts["steps"] += len(answer.get("activities-steps", []))
+            counts["steps"] += len(answer.get("activities-steps", []))
         elif name.startswith("googlefit") and isinstance(answer, dict):
             for point in answer.get("point", []):
                 counts[point["dataTypeName"]] += 1

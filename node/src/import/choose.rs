@@ -61,7 +61,9 @@ fn wearable(item: &mut Item<'_>, options: &Options) -> Option<Wearable> {
     if let Some(which) = wearable::claims(item.head(), &item.name, &options.wearable) {
         return Some(which);
     }
-    if !sniff::opens_object(item.head()) && !sniff::opens_list(item.head()) {
+    // A data point whose schema is stated may be a bare word, so that its schema can say no.
+    let may_be_json = sniff::opens_object(item.head()) || sniff::opens_list(item.head());
+    if !may_be_json && options.wearable.schema.is_none() {
         return None;
     }
     let held = item.hold(options.limits.file_bytes_max).ok()?;

@@ -179,7 +179,16 @@ impl<'a> Mounted<'a> {
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        quietly(Command::new("umount").arg(self.0));
+        // A worker that is still dying may hold it for a moment; in the end it goes when the last one lets go.
+        let unmounted = (0..50).any(|_| {
+            quietly(Command::new("umount").arg(self.0)) || {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                false
+            }
+        });
+        if !unmounted {
+            quietly(Command::new("umount").arg("--lazy").arg(self.0));
+        }
     }
 }
 
