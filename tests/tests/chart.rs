@@ -82,6 +82,8 @@ fn each_dialysis_session_goes_home_by_itself() {
     session("2026-03-06", "67.9");
     assert_eq!(penang.does(&["grant", "list"]).len(), 1, "one standing grant carries them all");
     let (_hana_runs, _penang_runs) = (hana.runs(), penang.runs());
+    // Test daemons listen elsewhere after each start; a card tells where.
+    hana.knows(&penang);
     eventually("the others follow by themselves", SOON, || (hana.count() == 3).then_some(()));
     let weights = hana.does(&["trend", "weight", "--subject", "me"]);
     say!("dialysis: weights before and after at home: {weights:?}");

@@ -121,7 +121,10 @@ fn sources() -> Vec<PathBuf> {
         .iter()
         .flat_map(|room| outside::files(&workspace().join(room)))
         .filter(|path| path.extension().is_some_and(|ending| ending == "rs"))
-        .filter(|path| !path.to_string_lossy().ends_with("tests.rs"))
+        .filter(|path| {
+            let path = path.to_string_lossy();
+            !path.ends_with("tests.rs") && !path.contains("/tests/") && !path.ends_with("/measures.rs")
+        })
         .collect();
     assert!(found.len() > 50, "the sources are where they are looked for");
     found

@@ -1,7 +1,7 @@
 use crate::error::Error;
 use crate::session::Session;
 use crate::view;
-use jiff::Zoned;
+use karte_node::clock;
 use karte_node::command::{Command, NewEntry};
 use karte_node::failure::Failure;
 use std::collections::BTreeMap;
@@ -64,7 +64,7 @@ const FORM: [(&str, &str, &str); 17] = [
 pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
     let at = match args.at.as_deref() {
         Some(text) => moment(text)?,
-        None => Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
+        None => clock::wall_clock().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
     };
     let mut entry = NewEntry { at, subject: args.subject, ..NewEntry::default() };
     match args.words.split_first() {

@@ -4,6 +4,7 @@ use crate::output;
 use crate::parse::{days, staff_or_user};
 use crate::session::Session;
 use crate::view;
+use karte_node::clock;
 use karte_node::command::{Command, TrendQuery};
 use std::path::PathBuf;
 
@@ -46,7 +47,7 @@ pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
     let query = TrendQuery {
         code: args.code,
         last_days: args.last,
-        today: jiff::Zoned::now().strftime("%Y-%m-%d").to_string(),
+        today: clock::wall_clock().strftime("%Y-%m-%d").to_string(),
         unit: args.unit,
         subject: args.subject,
         svg: args.svg.is_some(),

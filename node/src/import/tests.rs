@@ -274,7 +274,7 @@ fn the_visitor_can_stop() {
 
 /// The shared data, where it is at hand.
 fn shared_data() -> Option<PathBuf> {
-    let named = std::env::var_os("KARTE_SHARED_DATA").map(PathBuf::from);
+    let named = std::env::var_os("KARTE_DATA").map(PathBuf::from);
     let beside = ["../shared/data", "../../shared/data"].map(PathBuf::from);
     named.into_iter().chain(beside).find(|path| path.is_dir())
 }

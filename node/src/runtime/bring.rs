@@ -30,7 +30,8 @@ const GROUP_BYTES_MAX: u64 = 8 << 20;
 struct Summary {
     taken: u64,
     known: u64,
-    refused: u64,
+    /// Findings that could not be sealed, beside what the import refused.
+    unsealed: u64,
 }
 
 /// A finding and blake3 of its bytes.
@@ -160,12 +161,13 @@ fn bring(
     if bringing.has_session && subject != node.party() {
         node.goes_home(&subject.to_string())?;
     }
-    let Summary { taken, known, .. } = bringing.summary;
+    let Summary { taken, known, unsealed } = bringing.summary;
+    let refused = totals.refused + unsealed;
     let summary = json!({
         "summary": true,
         "taken": taken,
         "known": known,
-        "refused": totals.refused,
+        "refused": refused,
         "files": totals.files,
         "bytes": totals.bytes,
         "entries_without_resource": totals.entries_without_resource,
@@ -175,8 +177,8 @@ fn bring(
         "elements_skipped": totals.elements_skipped,
     });
     bringing.put_out(Event::Item(summary));
-    if taken + known == 0 && totals.refused > 0 {
-        return Err(Failure::failed(format!("nothing was taken: {} refused", totals.refused))
+    if taken + known == 0 && refused > 0 {
+        return Err(Failure::failed(format!("nothing was taken: {refused} refused"))
             .next("The reasons stand above; --format document keeps any file as it is."));
     }
     Ok(())
@@ -199,7 +201,6 @@ impl<'a> Bringing<'a> {
                 }
             }
             import::Event::Refused { origin, reason } => {
-                self.summary.refused += 1;
                 self.put_out(Event::Item(json!({ "refused": origin, "reason": reason.to_string() })));
             }
             import::Event::Progress { bytes_done, bytes_total } => {
@@ -239,7 +240,7 @@ impl<'a> Bringing<'a> {
             match looked_at {
                 Ok((hash, proven)) => hashed.push(Hashed { hash, finding, proven }),
                 Err(reason) => {
-                    self.summary.refused += 1;
+                    self.summary.unsealed += 1;
                     self.put_out(Event::Item(json!({ "refused": finding.origin, "reason": reason })));
                 }
             }

@@ -91,7 +91,7 @@ fn composed(new: &NewEntry) -> Result<(Finding, Vec<Warning>), Failure> {
             dialysis::from_row(&fields).map_err(|error| Failure::usage(error.to_string()))?;
         return session_finding(&session, warnings);
     }
-    let line = new.words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+    let line = line_of(&new.words);
     let made = entry::compose(&line, moment(&new.at)?)
         .map_err(|error| Failure::usage(error.to_string()).next("`karte record add --help` has examples."))?;
     let finding =
@@ -109,13 +109,14 @@ fn session_finding(
     Ok((Finding { bytes: Body::Memory(json.into_bytes()), facts, origin: ORIGIN.into() }, warnings))
 }
 
-/// A word of the command line that has spaces was one argument there.
-fn quoted(word: &str) -> String {
-    if word.contains(char::is_whitespace) {
-        format!("\"{}\"", word.replace('"', "'"))
-    } else {
-        word.to_owned()
-    }
+/// The words as one line. What was one argument of a meal or a note stays one there; "62.4 kg" is two words anywhere.
+fn line_of(words: &[String]) -> String {
+    let is_text = words.first().is_some_and(|verb| verb == "meal" || verb == "note");
+    let quoted = |word: &String| match is_text && word.contains(char::is_whitespace) {
+        true => format!("\"{}\"", word.replace('"', "'")),
+        false => word.clone(),
+    };
+    words.iter().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 fn moment(text: &str) -> Result<Moment, Failure> {
@@ -144,8 +145,9 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_with_spaces_stays_one() {
-        assert_eq!(quoted("rice, miso soup"), "\"rice, miso soup\"");
-        assert_eq!(quoted("640kcal"), "640kcal");
+    fn an_argument_with_spaces_stays_one_in_a_meal_alone() {
+        let line = |words: &[&str]| line_of(&words.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(line(&["meal", "rice, miso soup", "640kcal"]), "meal \"rice, miso soup\" 640kcal");
+        assert_eq!(line(&["weight", "62.1 kg"]), "weight 62.1 kg");
     }
 }

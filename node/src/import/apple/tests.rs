@@ -415,7 +415,7 @@ proptest! {
 /// The shared export, counted by its tags: with no code of ours, every one of its elements is in a record once.
 #[test]
 fn the_shared_export_is_imported_whole() {
-    let folders = std::env::var_os("KARTE_SHARED_DATA").map(std::path::PathBuf::from);
+    let folders = std::env::var_os("KARTE_DATA").map(std::path::PathBuf::from);
     let folders = folders.into_iter().chain(["../shared/data".into(), "../../shared/data".into()]);
     let mut files = folders.map(|data| data.join("wearable/apple-health/export.xml"));
     let Some(file) = files.find(|file| file.is_file()) else {

@@ -10,7 +10,6 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
 use super::files::Files;
 use super::incoming::{DiskPartial, Incoming};
@@ -53,7 +52,7 @@ impl DiskBlobs {
         let incoming = Incoming::open(dir).map_err(io_error(doing))?;
         files::sync_dir(dir).map_err(io_error(doing))?;
         // A part that cannot be removed keeps nobody from the payloads; `gc` says why.
-        let _ = incoming.sweep(&limits, SystemTime::now());
+        let _ = incoming.sweep(&limits, crate::clock::file_stamp_now());
         Ok(Self(Arc::new(Folder {
             limits,
             files,
@@ -147,7 +146,7 @@ impl Blobs for DiskBlobs {
                 reclaimed.packs = reclaimed.packs.saturating_add(one.packs);
             }
         }
-        let swept = self.0.incoming.sweep(&self.0.limits, SystemTime::now());
+        let swept = self.0.incoming.sweep(&self.0.limits, crate::clock::file_stamp_now());
         let (partials, bytes) = swept.map_err(io_error("dropping partial payloads"))?;
         self.0.packs.keep_reserve();
         reclaimed.partials = partials;
