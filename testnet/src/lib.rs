@@ -11,6 +11,7 @@
 
 pub mod bench;
 pub mod faults;
+pub mod fuzz;
 pub mod growth;
 pub mod shared;
 pub mod world;

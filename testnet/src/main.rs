@@ -2,10 +2,10 @@
 
 use clap::{Parser, Subcommand};
 use karte_testnet::faults::{self, Kind, judge, worker};
-use karte_testnet::{bench, growth};
+use karte_testnet::{bench, fuzz, growth};
 use std::process::ExitCode;
 
-/// Try the store under faults, growth and load
+/// Try the store under faults, growth and load, and the parsers with changed files
 #[derive(Parser)]
 #[command(name = "testnet", disable_help_subcommand = true)]
 struct Cli {
@@ -21,6 +21,8 @@ enum Command {
     Growth(growth::Growth),
     /// Measure durable writes against sled alone, and how long the store takes to start
     StoreBench(bench::StoreBench),
+    /// Feed changed seeds to every parser, and count what panics
+    Fuzz(fuzz::Fuzz),
     /// Carry out a plan; started by `faults`
     #[command(hide = true)]
     FaultsWorker(worker::Work),
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::Faults(args) => run_faults(&args),
         Command::Growth(args) => growth::run(&args),
         Command::StoreBench(args) => bench::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::FaultsWorker(work) => return worker::work(&work),
         Command::FaultsJudge => return judge::serve(),
     };
