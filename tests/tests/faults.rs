@@ -22,10 +22,10 @@ const TRIALS: [(Kind, u64); 8] = [
 
 /// The summary line of a kind.
 fn tell(kind: Kind, tally: &Tally) {
-    let Tally { trials, acknowledged, lost, silent, unopenable, panics, seconds, .. } = tally;
+    let Tally { trials, acknowledged, lost, silent, unopenable, panics, panics_in_sled, seconds, .. } = tally;
     say!(
         "{}: {trials} trials, {acknowledged} acknowledged, {lost} lost, {silent} silent, {unopenable} unopenable, \
-         {panics} panics, {seconds:.1} s",
+         {panics} panics ({panics_in_sled} in threads of sled), {seconds:.1} s",
         kind.name()
     );
 }

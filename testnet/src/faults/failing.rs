@@ -114,8 +114,9 @@ fn fault(kind: Kind, dice: &mut Dice) -> (Fault, &'static str) {
 /// The first revocation must be recorded while the disk is full, the second once it is well again.
 fn count_revocations(lane: &Lane, heard: &Heard, at_once: bool, trial: u64, part: &str, tally: &mut Tally) {
     for panic in &heard.panics {
-        tally.panics += 1;
-        tally.tell(&format!("{part}, worker panics"), lane.kind, lane.options, trial, panic);
+        if tally.count_panic(panic) {
+            tally.tell(&format!("{part}, worker panics"), lane.kind, lane.options, trial, panic);
+        }
     }
     tally.broken_off += u64::from(heard.stopped.is_some());
     let felt = heard.stopped.as_deref().unwrap_or("nothing");

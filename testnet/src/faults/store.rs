@@ -10,14 +10,6 @@ use std::path::Path;
 
 use super::plan::{Change, META, What};
 
-/// Whether [`salvage`] can bring a damaged store back: until then a refused store stays refused.
-pub const HAS_SALVAGE: bool = true;
-/// Whether an urgent batch is recorded on a full disk: until then it may wait for room.
-pub const HAS_RESERVE: bool = true;
-/// Whether a disk that fails or fills can neither hang nor panic the store. sled 0.34.7 does both: after an error it may
-/// wait for ever in `open`, `flush` and `drop`, and its threads unwrap errors of the system.
-pub const OUTLIVES_ERRORS: bool = true;
-
 /// Any key: faults do not care.
 const KEY: [u8; 32] = [7; 32];
 

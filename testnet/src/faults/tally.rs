@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use super::dump::Dump;
 use super::judge::Broken;
 use super::model::Finding;
-use super::store::{HAS_RESERVE, HAS_SALVAGE, OUTLIVES_ERRORS};
 use super::{Kind, Options};
 
 /// How many failures of one class are told in words.
@@ -27,6 +26,9 @@ pub struct Tally {
     pub unopenable: u64,
     /// Panics and aborts, of workers and judges.
     pub panics: u64,
+    /// Panics of sled 0.34.7 in a thread of its own: it unwraps errors of the system. The store must go on without it,
+    /// and everything else here is judged as if nothing had happened.
+    pub panics_in_sled: u64,
     /// Trials in which the fault came before the worker was done.
     pub broken_off: u64,
     /// Folders that were refused first and salvaged.
@@ -78,6 +80,7 @@ impl Tally {
         self.silent += other.silent;
         self.unopenable += other.unopenable;
         self.panics += other.panics;
+        self.panics_in_sled += other.panics_in_sled;
         self.broken_off += other.broken_off;
         self.salvaged += other.salvaged;
         self.torn_groups += other.torn_groups;
@@ -128,22 +131,26 @@ impl Tally {
     /// every other fault may lose nothing.
     pub fn missed(&self, kind: Kind) -> Vec<String> {
         let damages = kind.damages();
-        let fails = matches!(kind, Kind::Enospc | Kind::Eio);
-        let lives = !fails || OUTLIVES_ERRORS;
-        let records = if kind == Kind::Enospc { HAS_RESERVE } else { lives };
         let bars = [
             ("lost", self.lost, !damages),
             ("silent", self.silent, true),
-            ("unopenable", self.unopenable, !damages || HAS_SALVAGE),
-            ("panics", self.panics, lives),
+            ("unopenable", self.unopenable, true),
+            ("panics", self.panics, true),
             ("torn_groups", self.torn_groups, true),
             // With one of its two slots the witness loses the last floor, and nothing can tell.
             ("floors_fallen", self.floors_fallen, !damages),
-            ("stopped", self.stopped, lives),
-            ("revocations_not_recorded", self.revocations_not_recorded, records),
+            ("stopped", self.stopped, true),
+            ("revocations_not_recorded", self.revocations_not_recorded, true),
         ];
         let missed = bars.into_iter().filter(|(_, number, counts)| *counts && *number > 0);
         missed.map(|(name, number, _)| format!("{} {name} {number}, expected 0", kind.name())).collect()
+    }
+
+    /// Counts what a worker panicked with; whether it was its own code.
+    pub fn count_panic(&mut self, panic: &str) -> bool {
+        let in_sled = panic.contains("/sled-0.34.7/");
+        *(if in_sled { &mut self.panics_in_sled } else { &mut self.panics }) += 1;
+        !in_sled
     }
 
     /// Tells a failure, with the command that repeats it. Of one class the first few are kept.
