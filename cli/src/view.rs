@@ -274,6 +274,32 @@ pub(crate) fn details(items: &[Value]) -> String {
     blocks.collect::<Vec<_>>().join("\n\n")
 }
 
+/// What a record's label says, then its values, a line each, in both customary units.
+pub(crate) fn record(items: &[Value]) -> String {
+    let shown = items.iter().filter_map(Value::as_object).map(|object| {
+        let mut label = object.clone();
+        let values = label.shift_remove("observations");
+        let in_all = label.shift_remove("observations_in_all").and_then(|count| count.as_u64()).unwrap_or_default();
+        let values = values.as_ref().and_then(Value::as_array).cloned().unwrap_or_default();
+        let rows = values.iter().map(|value| {
+            let source = [field(value, "source"), field(value, "device"), field(value, "method")];
+            vec![
+                field(value, "display"),
+                joined([field(value, "value"), field(value, "unit")].into_iter(), " "),
+                field(value, "also"),
+                wall_clock(&field(value, "at")),
+                joined(source.into_iter(), ", "),
+            ]
+        });
+        let table = table(&["WHAT", "VALUE", "ALSO", "WHEN", "SOURCE"], Some("WHAT"), rows);
+        let more = in_all.saturating_sub(values.len() as u64);
+        let more = if more > 0 { format!("\nand {} more.", count(more, "value")) } else { String::new() };
+        let label = details(&[Value::Object(label)]);
+        if table.is_empty() { label } else { format!("{label}\n\n{table}{more}") }
+    });
+    shown.collect::<Vec<_>>().join("\n\n")
+}
+
 /// Without characters that act on a terminal or reorder a line: a name or title is another party's text.
 pub(crate) fn clean(text: &str) -> String {
     let acts = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

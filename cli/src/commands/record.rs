@@ -135,7 +135,7 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<(), Error> {
         }
         Command::Add(args) => add::run(session, *args),
         Command::Export(args) => export::run(session, *args),
-        Command::Show(ShowArgs { id }) => session.show(command::Command::RecordShow { id }, view::details),
+        Command::Show(ShowArgs { id }) => session.show(command::Command::RecordShow { id }, view::record),
         Command::Open(OpenArgs { id, out, age, staff }) => {
             let staff = staff_or_user(staff);
             session.save(command::Command::RecordOpen { id, age, staff }, &out)

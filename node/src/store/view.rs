@@ -24,8 +24,8 @@ use super::format::Position;
 use super::sealing::{Keys, ROW_BYTES};
 use super::{StoreError, Table, io_error};
 
-/// sled's page cache, in bytes. 64 MiB: a phone-sized server holds it, and rows are small.
-const CACHE_BYTES: u64 = 64 << 20;
+/// sled's page cache, in bytes. 16 MiB: some 30,000 rows; a phone-sized server holds it beside a large import.
+const CACHE_BYTES: u64 = 16 << 20;
 /// The journal position the view has applied. No row is here: they are longer, and table 255 is refused.
 const APPLIED: &[u8] = &[u8::MAX];
 /// Free space left to other files when the view is written, in bytes. 8 MiB: sled 0.34.7 may hang for ever on a
