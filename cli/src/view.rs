@@ -279,7 +279,8 @@ pub(crate) fn record(items: &[Value]) -> String {
     let shown = items.iter().filter_map(Value::as_object).map(|object| {
         let mut label = object.clone();
         let values = label.shift_remove("observations");
-        let in_all = label.shift_remove("observations_in_all").and_then(|count| count.as_u64()).unwrap_or_default();
+        let in_all =
+            label.shift_remove("observations_in_all").and_then(|count| count.as_u64()).unwrap_or_default();
         let values = values.as_ref().and_then(Value::as_array).cloned().unwrap_or_default();
         let rows = values.iter().map(|value| {
             let source = [field(value, "source"), field(value, "device"), field(value, "method")];
