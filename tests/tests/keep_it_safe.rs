@@ -16,12 +16,15 @@ use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// Hana gives the clinic her laboratory values, and both run.
-fn hana_and_clinic(records: u64) -> (Home, Daemon, Home, Daemon) {
+/// Hana gives the clinic her laboratory values, and both run. Each has a remark of `remark_bytes`: above 64 KiB a payload
+/// is a file of its own, which can be damaged without its neighbours.
+fn hana_and_clinic(records: u64, remark_bytes: usize) -> (Home, Daemon, Home, Daemon) {
     let (hana, sakura) = (Home::patient("hana"), Home::clinic("sakura"));
     let (hana_runs, sakura_runs) = (hana.runs(), sakura.runs());
     hana.meets(&sakura);
-    hana.imports(&synthetic::write(hana.beside("lab.ndjson"), 0, records));
+    let remark = format!("\"note\":[{{\"text\":\"{}", "x".repeat(remark_bytes));
+    let lines = synthetic::laboratory(0, records).replace("\"note\":[{\"text\":\"", &remark);
+    hana.imports(&synthetic::write_text(&hana.beside("lab.ndjson"), &lines));
     hana.grants(&sakura, &["--kind", "fhir"]);
     eventually("the records have come", SOON, || (sakura.count() as u64 == records).then_some(()));
     (hana, hana_runs, sakura, sakura_runs)
@@ -41,7 +44,7 @@ fn names(told: &Told, id: &str) -> bool {
 
 #[test]
 fn a_lost_and_a_damaged_payload_are_named_and_come_back() {
-    let (hana, hana_runs, sakura, sakura_runs) = hana_and_clinic(12);
+    let (hana, hana_runs, sakura, sakura_runs) = hana_and_clinic(12, 80_000);
     let ids: Vec<String> = hana.lists().iter().map(|record| text(record, "id")).collect();
     assert_eq!(checked(&hana).code, Some(0), "all is whole: {}", checked(&hana));
     assert_eq!(checked(&sakura).code, Some(0));
@@ -92,7 +95,7 @@ fn a_lost_and_a_damaged_payload_are_named_and_come_back() {
 
 #[test]
 fn a_backup_begins_again_elsewhere_and_the_old_device_is_powerless() {
-    let (hana, hana_runs, sakura, sakura_runs) = hana_and_clinic(20);
+    let (hana, hana_runs, sakura, sakura_runs) = hana_and_clinic(20, 0);
     // The clinic lets her read too: one grant that stays, one that ends after the backup.
     let hers = sakura.beside("session.json");
     std::fs::write(&hers, synthetic::laboratory(900, 901)).unwrap();
