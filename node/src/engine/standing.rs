@@ -113,6 +113,7 @@ impl Engine {
 
     fn lift(&mut self) -> Result<(), Failure> {
         self.halt = None;
+        self.store.settle()?;
         self.delete(META, TOP, ROW)?;
         for peer in self.peers.values_mut() {
             peer.greet_once_more();

@@ -351,6 +351,10 @@ impl Store for Disk {
         self.time_floor_ms = self.time_floor_ms.max(floor_ms);
     }
 
+    fn settle(&mut self) -> Result<(), StoreError> {
+        self.adopt_copy()
+    }
+
     fn stats(&self) -> Stats {
         let view_bytes = self.view.as_ref().map_or(0, View::size_bytes);
         let live = self.live_journal_bytes();

@@ -106,6 +106,12 @@ pub trait Store: Send {
     /// `close`.
     fn raise_time_floor(&mut self, floor_ms: u64);
 
+    /// Accepts that the store lives where it lies now, after it was found to be a copy. Durable when it returns; a
+    /// store without a place has nothing to do.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Sizes, for the status page.
     fn stats(&self) -> Stats;
 
