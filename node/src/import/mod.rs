@@ -5,7 +5,7 @@
 //! Non-goals: sealing, storing, finding duplicates, and knowing whose data it is.
 //!
 //! The unit of reading is an item: a file, or an entry of an archive. A new format is one file here, one line in
-//! [`choose`], and one in [`one_item`].
+//! `choose`, and one in `one_item`.
 
 mod apple;
 mod archive;
