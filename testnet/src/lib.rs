@@ -1,5 +1,5 @@
 //! What stands on top of the product to try it: worlds of engines without sockets, disks or clocks ([`world`]); the
-//! store under faults ([`faults`]), over a million updates ([`growth`]) and under load ([`bench`]).
+//! store under faults ([`faults`]), over a million updates ([`growth`]) and under load (`bench`).
 //!
 //! Not for: the product. Nothing that users get depends on this crate (`tests/layers` checks it).
 
