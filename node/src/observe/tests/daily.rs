@@ -149,10 +149,11 @@ proptest! {
         prop_assert!(total <= sum);
         for one in &sources {
             let own: Vec<_> = samples.iter().filter(|sample| sample.source == one).copied().collect();
-            // Sources whose own records do not overlap are plain counters.
-            let disjoint = own.iter().enumerate().all(|(i, a)| own.iter().skip(i + 1).all(|b| {
-                a.effective.end_ms <= b.effective.start_ms || b.effective.end_ms <= a.effective.start_ms
-            }));
+            // Sources whose own records do not overlap are plain counters; an instant lasts its millisecond.
+            let end_ms = |of: &Sample<'_>| of.effective.end_ms.max(of.effective.start_ms + 1);
+            let disjoint = own.iter().enumerate().all(|(i, a)| {
+                own.iter().skip(i + 1).all(|b| end_ms(a) <= b.effective.start_ms || end_ms(b) <= a.effective.start_ms)
+            });
             if disjoint {
                 let counted: Decimal = own.iter().map(|sample| sample.value).sum();
                 let twice = own.iter().enumerate().any(|(i, a)| own.iter().skip(i + 1).any(|b| a == b));
