@@ -40,6 +40,9 @@ struct Faults {
     /// Trials of each kind
     #[arg(long, default_value_t = 100)]
     trials: u64,
+    /// Full and failing disks: fail every call in turn, with every fault, instead of as many as there are trials
+    #[arg(long, conflicts_with = "trials")]
+    every_call: bool,
     /// All choices follow from it
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
 /// True when all bars hold.
 fn run_faults(args: &Faults) -> std::io::Result<bool> {
     let mut options = faults::Options::new(&std::env::current_exe()?, args.seed, args.trials);
+    options.every_call = args.every_call;
     options.only = args.trial;
     options.verbose = args.verbose;
     options.without_sync = args.sabotage.is_some();

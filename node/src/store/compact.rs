@@ -17,7 +17,7 @@ use super::disk::{Disk, free_bytes};
 use super::journal::Journal;
 use super::sealing::Keys;
 use super::survey::segment_path;
-use super::view::{FREE_BYTES_MIN, View};
+use super::view::{self, FREE_BYTES_MIN, View};
 use super::witness::Testimony;
 use super::{StoreError, open};
 
@@ -121,7 +121,7 @@ impl Disk {
     /// Copies the rows, sealed as they are, into a fresh view.
     fn renew_view(&mut self) -> Result<(), StoreError> {
         let Some(old) = &self.view else { return Ok(()) };
-        let number = self.view_number.saturating_add(1);
+        let number = view::fresh_number(self.view_number);
         let fresh = View::create(&open::view_path(&self.dir, number), Arc::clone(&self.keys))?;
         let copied = old.rows(&mut |row| fresh.take_row(row)).and_then(|()| fresh.settled_bytes());
         let size = match copied {

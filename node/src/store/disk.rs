@@ -108,7 +108,7 @@ impl Disk {
 
     /// Makes a view from the journal where there is none, or holds its rows in memory.
     fn remake_view(&mut self) -> Result<u64, StoreError> {
-        self.view_number = self.view_number.saturating_add(1);
+        self.view_number = view::fresh_number(self.view_number);
         let path = open::view_path(&self.dir, self.view_number);
         match open::build_view(&path, &self.keys, &self.journal) {
             Ok((view, frames)) => {

@@ -129,6 +129,13 @@ fn a_clean_close_is_opened_as_it_was() {
     assert_eq!(count(&disk), 5, "a rebuild keeps what is pending");
 }
 
+/// The folder of the only view.
+fn the_view(dir: &Path) -> PathBuf {
+    let views: Vec<_> = fs::read_dir(dir.join(VIEW)).unwrap().map(|view| view.unwrap().path()).collect();
+    assert_eq!(views.len(), 1, "{views:?}");
+    views[0].clone()
+}
+
 #[test]
 fn a_view_that_is_not_as_it_was_closed_is_remade() {
     let (dir, _) = committed(3);
@@ -139,9 +146,9 @@ fn a_view_that_is_not_as_it_was_closed_is_remade() {
         ("view deleted", &|dir| fs::remove_dir_all(dir.join(VIEW)).unwrap()),
         ("marker deleted", &|dir| fs::remove_file(dir.join(CLEAN)).unwrap()),
         ("marker damaged", &|dir| flip(&dir.join(CLEAN), 50)),
-        ("half a snapshot", &|dir| fs::write(dir.join("view/1/snap.7.generating"), "x").unwrap()),
-        ("bit flipped", &|dir| flip(&dir.join("view/1/db"), 200)),
-        ("garbage", &|dir| fs::write(dir.join("view/1/conf"), "garbage").unwrap()),
+        ("half a snapshot", &|dir| fs::write(the_view(dir).join("snap.7.generating"), "x").unwrap()),
+        ("bit flipped", &|dir| flip(&the_view(dir).join("db"), 200)),
+        ("garbage", &|dir| fs::write(the_view(dir).join("conf"), "garbage").unwrap()),
     ];
     for (name, harm) in harm {
         let dir_now = copied.path().join(name);

@@ -288,7 +288,8 @@ fn migrate(dir: &Path, keys: Arc<Keys>, here: Place) -> Result<(Disk, Opened), S
     // Its view and marker are of no use here, and their space may be needed.
     files::remove(&dir.join(CLEAN)).map_err(io_error("deleting the old view"))?;
     files::remove_all(&dir.join(VIEW)).map_err(io_error("deleting the old view"))?;
-    let view = View::create(&view_path(dir, 1), Arc::clone(&keys))?;
+    let number = view::fresh_number(0);
+    let view = View::create(&view_path(dir, number), Arc::clone(&keys))?;
     let scope = Scope { dir, keys: &keys, version: VERSION_OLD, base: 1, witness: Some(position) };
     let survey = gather(&scope, &view)?;
     if let Some(gap) = survey.gaps.first() {
@@ -302,7 +303,7 @@ fn migrate(dir: &Path, keys: Arc<Keys>, here: Place) -> Result<(Disk, Opened), S
     delete_segments(dir, &listed.into_iter().filter(|segment| *segment < next).collect::<Vec<_>>());
     files::remove(&dir.join(witness::OLD_NAME)).map_err(io_error("deleting an old witness"))?;
     let opened = Opened::Migrated { from: VERSION_OLD, frames: survey.frames };
-    let found = FoundView { view: Some(view), number: 1, fresh: (0, 0), recent: Delta::default(), opened };
+    let found = FoundView { view: Some(view), number, fresh: (0, 0), recent: Delta::default(), opened };
     let opened = found.opened.clone();
     Ok((assemble(dir, keys, journal, witness, found, here), opened))
 }
@@ -398,6 +399,7 @@ fn find_view(
     marker: Option<Marker>,
 ) -> Result<FoundView, StoreError> {
     let is_clean = marker.as_ref().is_some_and(|marker| marker.holds(dir, keys));
+    let last = marker.as_ref().map_or(0, |marker| marker.number);
     // Gone for good before sled writes its first byte: should we be killed, the view is remade.
     remove_clean_marker(dir)?;
     if let Some(marker) = marker.filter(|_| is_clean)
@@ -417,15 +419,16 @@ fn find_view(
         return Ok(FoundView { view: Some(view), number, fresh, recent, opened });
     }
     files::remove_all(&dir.join(VIEW)).map_err(io_error("deleting the view"))?;
-    match build_view(&view_path(dir, 1), keys, journal) {
+    let number = view::fresh_number(last);
+    match build_view(&view_path(dir, number), keys, journal) {
         Ok((view, frames)) => {
             let opened = Opened::Rebuilt { frames };
-            Ok(FoundView { view: Some(view), number: 1, fresh: (0, 0), recent: Delta::default(), opened })
+            Ok(FoundView { view: Some(view), number, fresh: (0, 0), recent: Delta::default(), opened })
         }
         Err(StoreError::Full { .. } | StoreError::View { .. }) => {
             let (recent, frames) = load(journal)?;
             let opened = Opened::Rebuilt { frames };
-            Ok(FoundView { view: None, number: 1, fresh: (0, 0), recent, opened })
+            Ok(FoundView { view: None, number, fresh: (0, 0), recent, opened })
         }
         Err(error) => Err(error),
     }
@@ -448,7 +451,7 @@ fn open_copy(dir: &Path, keys: &Arc<Keys>, marker: &mut Marker) -> Option<View> 
     }
     let from = view_path(dir, marker.number);
     delete_views(dir, Some(marker.number));
-    marker.number = marker.number.saturating_add(1);
+    marker.number = view::fresh_number(marker.number);
     view::copy(&from, &view_path(dir, marker.number)).ok()?;
     marker.reopen(dir, keys)
 }

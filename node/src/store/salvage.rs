@@ -23,7 +23,7 @@ use super::place;
 use super::reserve::Reserve;
 use super::sealing::{Keys, StoreKey};
 use super::survey::{self, Gap, Scope, Source, Survey, segment_name, segment_path};
-use super::view::View;
+use super::view::{self, View};
 use super::witness::{self, Testimony, Witness};
 use super::{StoreError, io_error};
 
@@ -197,7 +197,7 @@ fn salvage_locked(dir: &Path, keys: &Arc<Keys>, lock: &super::disk::Lock) -> Res
     // first: it must not speak of a view made below.
     files::remove(&dir.join(open::CLEAN)).map_err(io_error("deleting the view"))?;
     open::delete_views(dir, None);
-    let view = View::create(&view_path(dir, 1), Arc::clone(keys))?;
+    let view = View::create(&view_path(dir, view::fresh_number(0)), Arc::clone(keys))?;
     let survey = gather(&scope, &view)?;
     let mut salvage = report(&survey, &known, doubtful);
     salvage.kept_rows = view.totals().rows;

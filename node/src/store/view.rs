@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
@@ -40,6 +41,16 @@ const WRITTEN_PER_BYTE: u64 = 4;
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long to wait for sled's threads to let go of its file, in steps of 1 ms. 5 s: seen below 50 ms.
 const RELEASE_STEPS_MAX: u32 = 5_000;
+
+/// The highest number of a view that this process used. A number is used once: sled deletes the folder of a view that
+/// was not closed, and may do so late, in a thread of its own.
+static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
+
+/// A number that no view of this process had, above `last`.
+pub(super) fn fresh_number(last: u64) -> u64 {
+    LAST_NUMBER.fetch_max(last, Ordering::Relaxed);
+    LAST_NUMBER.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+}
 
 /// Rows that are worth a second thread. 256: starting one costs about as much as sealing some rows.
 const ROWS_FOR_TWO: usize = 256;
@@ -141,7 +152,7 @@ impl View {
     pub(super) fn destroy(mut self) -> Result<(), StoreError> {
         // An unsound sled may still be there in its thread: it knows its file by descriptor, not by name.
         self.sound.set(false);
-        self.release();
+        self.release(None);
         // Such a one also holds the file's space until it is cut.
         if let Ok(file) = files::private().open(self.path.join("db")) {
             file.set_len(0).map_err(io_error("deleting the view"))?;
@@ -306,38 +317,33 @@ impl View {
     /// Marks, flushes, closes and syncs, in this order, and returns the hash of all files: what `reopen` expects.
     pub(super) fn close(mut self, at: Position) -> Result<[u8; 32], StoreError> {
         self.mark(at)?;
+        // Out of the way of sled, which deletes what lies under the name it knows.
+        let kept = self.path.with_extension("closed");
         // sled writes once more when dropped, so files are synced and hashed after.
-        if !self.release() {
+        if !self.release(Some(&kept)) {
             return Err(unreadable("sled did not close it"));
         }
+        std::fs::rename(&kept, &self.path).map_err(io_error("keeping the view"))?;
         let (path, keys) = (&self.path, &self.keys);
         sync_all(path).and_then(|()| hash(path, keys)).map_err(io_error("syncing the view"))
     }
 
-    /// Flushes and drops sled, and waits until its threads have dropped it too; whether all of that went well.
-    /// An unsound one is not waited for.
-    fn release(&mut self) -> bool {
+    /// Drops sled, which deletes its folder, unless that is flushed and renamed to `keep` before; and waits until
+    /// its threads have dropped it too. Whether all of that went well. An unsound one is not waited for.
+    fn release(&mut self, keep: Option<&Path>) -> bool {
         let Some(tree) = self.tree.take() else { return true };
         let is_sound = self.sound.get();
+        let renaming = keep.filter(|_| is_sound).map(|keep| (self.path.clone(), keep.to_owned()));
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let closer = std::thread::Builder::new().name("view-close".to_owned()).spawn(move || {
-            let flushed = is_sound && tree.flush().is_ok();
+            let kept =
+                renaming.is_none_or(|(from, to)| tree.flush().is_ok() && std::fs::rename(from, to).is_ok());
             drop(tree);
             // Nobody listens any more when it took too long.
-            let _ = tell.send(flushed);
+            let _ = tell.send(kept);
         });
-        closer.is_ok() && is_sound && told.recv_timeout(CLOSE_TIME_MAX) == Ok(true) && self.is_let_go()
-    }
-
-    fn is_let_go(&self) -> bool {
-        for _ in 0..RELEASE_STEPS_MAX {
-            // sled locks this file for as long as it lives.
-            match File::open(self.path.join("db")).map(|file| file.try_lock()) {
-                Ok(Err(std::fs::TryLockError::WouldBlock)) => std::thread::sleep(Duration::from_millis(1)),
-                _ => return true,
-            }
-        }
-        false
+        let released = closer.is_ok() && is_sound && told.recv_timeout(CLOSE_TIME_MAX) == Ok(true);
+        released && is_let_go(keep.unwrap_or(&self.path))
     }
 
     fn tree(&self) -> Result<&sled::Db, StoreError> {
@@ -406,8 +412,19 @@ pub(super) fn check_room(path: &Path, bytes: u64) -> Result<(), StoreError> {
 
 impl Drop for View {
     fn drop(&mut self) {
-        self.release();
+        self.release(None);
     }
+}
+
+/// Whether sled has closed the files under `path`: it locks one for as long as it lives.
+fn is_let_go(path: &Path) -> bool {
+    for _ in 0..RELEASE_STEPS_MAX {
+        match File::open(path.join("db")).map(|file| file.try_lock()) {
+            Ok(Err(std::fs::TryLockError::WouldBlock)) => std::thread::sleep(Duration::from_millis(1)),
+            _ => return true,
+        }
+    }
+    false
 }
 
 fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
@@ -419,7 +436,9 @@ fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
         // The default path through sled; LowSpace rewrites segments more to save space we can rebuild.
         .mode(sled::Mode::HighThroughput)
         .use_compression(false)
-        .temporary(false)
+        // Syncs nothing by itself: a view that was not closed is of no use, and `close` syncs what it keeps. Else
+        // sled 0.34.7 panics where the last sync fails, in its own `drop`.
+        .temporary(true)
         .print_profile_on_drop(false)
         .open()
         .map_err(unreadable)

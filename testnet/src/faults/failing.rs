@@ -37,20 +37,27 @@ struct Template {
 /// Full or failing disks.
 pub(super) fn failing(kind: Kind, options: &Options) -> io::Result<Tally> {
     let templates: Vec<OnceLock<Template>> = (0..TEMPLATES).map(|_| OnceLock::new()).collect();
-    lane::run(kind, options, 1, &|lane, trials: Range<u64>| {
+    let template = |lane: &Lane, number: u64| -> io::Result<&Template> {
+        let slot = &templates[index(number)];
+        if let Some(template) = slot.get() {
+            return Ok(template);
+        }
+        let built = build(lane, number)?;
+        Ok(slot.get_or_init(|| built))
+    };
+    let mut options = options.clone();
+    if options.every_call {
+        let each = Options { trials: TEMPLATES, only: None, ..options.clone() };
+        lane::run(kind, &each, 1, &|lane, trials| template(lane, trials.start).map(|_| Tally::default()))?;
+        let calls = templates.iter().filter_map(OnceLock::get).map(|template| template.calls).max();
+        options.trials = TEMPLATES * calls.unwrap_or(0) * faults(kind).len() as u64;
+    }
+    lane::run(kind, &options, 1, &|lane, trials: Range<u64>| {
         let trial = trials.end - 1;
-        if kind == Kind::Enospc && trial < REAL_TRIALS {
+        if kind == Kind::Enospc && trial < REAL_TRIALS && !lane.options.every_call {
             return really_full(lane, trial);
         }
-        let number = trial % TEMPLATES;
-        let slot = &templates[index(number)];
-        let template = match slot.get() {
-            Some(template) => template,
-            None => {
-                let built = build(lane, number)?;
-                slot.get_or_init(|| built)
-            }
-        };
+        let template = template(lane, trial % TEMPLATES)?;
         fail(lane, template, trial)
     })
 }
@@ -80,10 +87,16 @@ fn build(lane: &Lane, number: u64) -> io::Result<Template> {
 
 fn fail(lane: &mut Lane, template: &Template, trial: u64) -> io::Result<Tally> {
     let mut tally = Tally::default();
-    let mut dice = Dice::new("fail", &[lane.options.seed, trial]);
-    let (fault, part) = fault(lane.kind, &mut dice);
-    let slots = lane.options.trials.div_ceil(TEMPLATES).max(1);
-    let n = 1 + (trial / TEMPLATES) * template.calls / slots;
+    let faults = faults(lane.kind);
+    let turn = trial / TEMPLATES;
+    let ((fault, part), n) = if lane.options.every_call {
+        let kinds = faults.len() as u64;
+        (faults[index(turn % kinds)], 1 + turn / kinds)
+    } else {
+        let mut dice = Dice::new("fail", &[lane.options.seed, trial]);
+        let slots = lane.options.trials.div_ceil(TEMPLATES).max(1);
+        (dice.pick(faults).copied().unwrap_or(faults[0]), 1 + turn * template.calls / slots)
+    };
     let dir = lane.dir.join("store");
     lane::clear(&dir)?;
     lane::copy(&template.dir.path().join("store"), &dir)?;
@@ -99,24 +112,23 @@ fn fail(lane: &mut Lane, template: &Template, trial: u64) -> io::Result<Tally> {
     Ok(tally)
 }
 
-fn fault(kind: Kind, dice: &mut Dice) -> (Fault, &'static str) {
-    let full = [
-        (Fault::FullEver(0), "no byte left"),
-        (Fault::FullEver(0), "no byte left"),
-        (Fault::FullEver(64 << 10), "64 KiB left"),
-        (Fault::FullOnce, "full once"),
-    ];
-    let broken = [(Fault::EioOnce, "fails once"), (Fault::EioEver, "fails until repaired")];
-    let faults = if kind == Kind::Enospc { full.as_slice() } else { broken.as_slice() };
-    dice.pick(faults).copied().unwrap_or(broken[0])
+/// What a disk may do, from one call on or at one call.
+fn faults(kind: Kind) -> &'static [(Fault, &'static str)] {
+    match kind {
+        Kind::Enospc => &[
+            (Fault::FullEver(0), "no byte left"),
+            (Fault::FullEver(64 << 10), "64 KiB left"),
+            (Fault::FullOnce, "full once"),
+        ],
+        _ => &[(Fault::EioOnce, "fails once"), (Fault::EioEver, "fails until repaired")],
+    }
 }
 
 /// The first revocation must be recorded while the disk is full, the second once it is well again.
 fn count_revocations(lane: &Lane, heard: &Heard, at_once: bool, trial: u64, part: &str, tally: &mut Tally) {
     for panic in &heard.panics {
-        if tally.count_panic(panic) {
-            tally.tell(&format!("{part}, worker panics"), lane.kind, lane.options, trial, panic);
-        }
+        tally.panics += 1;
+        tally.tell(&format!("{part}, worker panics"), lane.kind, lane.options, trial, panic);
     }
     tally.broken_off += u64::from(heard.stopped.is_some());
     let felt = heard.stopped.as_deref().unwrap_or("nothing");

@@ -156,9 +156,8 @@ impl Lane<'_> {
     /// Counts what went wrong with a worker that nobody disturbed.
     pub(super) fn count_worker(&self, heard: &Heard, trial: u64, tally: &mut Tally) {
         for panic in &heard.panics {
-            if tally.count_panic(panic) {
-                tally.tell("worker panics", self.kind, self.options, trial, panic);
-            }
+            tally.panics += 1;
+            tally.tell("worker panics", self.kind, self.options, trial, panic);
         }
         if let Some(why) = &heard.stopped {
             tally.stopped += 1;

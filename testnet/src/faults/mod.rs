@@ -100,6 +100,8 @@ pub struct Options {
     pub seed: u64,
     /// How many trials.
     pub trials: u64,
+    /// Full and failing disks: every call in turn with every fault, however many trials that takes.
+    pub every_call: bool,
     /// Only this one (with those it builds on).
     pub only: Option<u64>,
     /// Where folders are made. In memory it is quick, and no fault here depends on a real disk.
@@ -121,6 +123,7 @@ impl Options {
             program: program.to_owned(),
             seed,
             trials,
+            every_call: false,
             only: None,
             dir,
             verbose: false,

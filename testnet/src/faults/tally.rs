@@ -26,9 +26,6 @@ pub struct Tally {
     pub unopenable: u64,
     /// Panics and aborts, of workers and judges.
     pub panics: u64,
-    /// Panics of sled 0.34.7 in a thread of its own: it unwraps errors of the system. The store must go on without it,
-    /// and everything else here is judged as if nothing had happened.
-    pub panics_in_sled: u64,
     /// Trials in which the fault came before the worker was done.
     pub broken_off: u64,
     /// Folders that were refused first and salvaged.
@@ -80,7 +77,6 @@ impl Tally {
         self.silent += other.silent;
         self.unopenable += other.unopenable;
         self.panics += other.panics;
-        self.panics_in_sled += other.panics_in_sled;
         self.broken_off += other.broken_off;
         self.salvaged += other.salvaged;
         self.torn_groups += other.torn_groups;
@@ -146,20 +142,15 @@ impl Tally {
         missed.map(|(name, number, _)| format!("{} {name} {number}, expected 0", kind.name())).collect()
     }
 
-    /// Counts what a worker panicked with; whether it was its own code.
-    pub fn count_panic(&mut self, panic: &str) -> bool {
-        let in_sled = panic.contains("/sled-0.34.7/");
-        *(if in_sled { &mut self.panics_in_sled } else { &mut self.panics }) += 1;
-        !in_sled
-    }
-
     /// Tells a failure, with the command that repeats it. Of one class the first few are kept.
     pub fn tell(&mut self, class: &str, kind: Kind, options: &Options, trial: u64, what: &str) {
         let told = self.failures.entry(class.to_owned()).or_default();
         if told.len() < TOLD_MAX {
             let (name, Options { seed, trials, .. }) = (kind.name(), options);
+            let which =
+                if options.every_call { "--every-call".to_owned() } else { format!("--trials {trials}") };
             told.push(format!(
-                "{name}, {class}: {what}\n    repeat: testnet faults --kind {name} --trials {trials} --seed {seed} --trial {trial}"
+                "{name}, {class}: {what}\n    repeat: testnet faults --kind {name} {which} --seed {seed} --trial {trial}"
             ));
         }
     }
