@@ -164,6 +164,45 @@ impl PartyLog {
         Ok(true)
     }
 
+    /// How many entries are held.
+    pub fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Carries a state over to the log as it is with one entry more, `new`, and says whether it could: if so `state`
+    /// is what [`PartyLog::state`] gives now, if not it is as it was. It can for what comes all the time: a Grant or a
+    /// Revoke at the end of a whole chain of a live device. So a chain that comes in order costs no recomputation.
+    pub fn follow(&self, state: &mut State, new: &EntryId) -> bool {
+        let Some(entry) = self.get(new) else {
+            return false;
+        };
+        let device = entry.by().device;
+        let is_plain = entry.by().r#gen == state.generation
+            && !entry.act.is_identity()
+            && !state.disputed
+            && !self.is_over_full(state.generation)
+            && state.devices.contains_key(&device)
+            && !state.forks.contains_key(&device);
+        let head = state.heads.iter_mut().find(|head| head.device == device);
+        let (Some(head), Some(complete)) = (head.filter(|_| is_plain), state.complete.get_mut(&device))
+        else {
+            return false;
+        };
+        // Nothing lies between the beginning and this entry, and nothing beside or above it.
+        let continues = entry.prev == Some(head.id) && head.seq.checked_add(1) == Some(entry.seq);
+        if !continues || *complete != entry.seq {
+            return false;
+        }
+        (head.seq, head.id, *complete) = (entry.seq, *new, entry.seq + 1);
+        match entry.act {
+            // A live device has no end: neither a fork nor a removal of it is held.
+            Act::Grant { commitment } => drop(state.grants.insert((*new).into(), commitment)),
+            Act::Revoke { grant, .. } => drop(state.revoked.insert(grant)),
+            _ => {}
+        }
+        true
+    }
+
     /// An entry by its id.
     pub fn get(&self, id: &EntryId) -> Option<&Verified<Entry>> {
         self.entries.get(id)

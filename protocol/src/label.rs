@@ -212,8 +212,12 @@ pub fn seal_label(
 
 /// Opens a sealed label and checks its signature.
 pub fn open_label(sealed: &[u8], file_key: &FileKey) -> Result<OpenedLabel, LabelError> {
-    let bytes = seal::open_under(sealed, &file_key.label_key(), SEALED_LABEL_BYTES_MAX)?;
-    let inside: Inside = encoding::decode(&bytes, SEALED_LABEL_BYTES_MAX)?;
+    read_inside(&seal::open_under(sealed, &file_key.label_key(), SEALED_LABEL_BYTES_MAX)?)
+}
+
+/// Reads what was sealed (`label-inside` in SPEC), and checks the label's signature.
+pub fn read_inside(bytes: &[u8]) -> Result<OpenedLabel, LabelError> {
+    let inside: Inside = encoding::decode(bytes, SEALED_LABEL_BYTES_MAX)?;
     let label = Signed::<Label>::from_bytes(inside.label).verify()?;
     Ok(OpenedLabel { label, identity: inside.identity.into_iter().map(|entry| entry.into_vec()).collect() })
 }

@@ -179,8 +179,12 @@ pub fn open_keys(segment: &Segment, sealed: &[u8], keys: &[&SealingKey]) -> Resu
     if digest(sealed) != segment.keys_hash {
         return Err(ShelfError::KeysHash { seq: segment.seq });
     }
-    let plaintext = seal::open_with(sealed, keys, SEGMENT_KEYS_BYTES_MAX)?;
-    let wire: Vec<HandedWire> = encoding::decode(&plaintext, SEGMENT_KEYS_BYTES_MAX)?;
+    read_keys(segment, &seal::open_with(sealed, keys, SEGMENT_KEYS_BYTES_MAX)?)
+}
+
+/// Reads what was sealed beside a segment (`segment-keys` in SPEC), and compares it with the segment's open list.
+pub fn read_keys(segment: &Segment, plaintext: &[u8]) -> Result<Vec<Handed>, ShelfError> {
+    let wire: Vec<HandedWire> = encoding::decode(plaintext, SEGMENT_KEYS_BYTES_MAX)?;
     if !wire.iter().map(|item| &item.record).eq(&segment.records) {
         return Err(ShelfError::Mismatch {
             seq: segment.seq,

@@ -118,14 +118,10 @@ impl<T: Statement> Signed<T> {
         if self.bytes.len() > SIGNED_BYTES_MAX {
             return Err(SignedError::TooLarge(self.bytes.len()));
         }
-        let cose = coset::CoseSign1::from_tagged_slice(&self.bytes)
-            .map_err(|error| SignedError::NotCose(error.to_string()))?;
-        let payload_bytes = cose.payload.as_deref().unwrap_or_default();
-        if envelope(payload_bytes.to_vec(), cose.signature.clone())? != self.bytes {
-            return Err(SignedError::NotCose("other headers or lengths than ours".into()));
-        }
+        let Envelope { counted, payload: payload_bytes, signature } = Envelope::take_apart(&self.bytes)
+            .ok_or_else(|| SignedError::NotCose("other headers or lengths than ours".into()))?;
         let payload = decode_payload::<T>(payload_bytes)?;
-        if checks_signature && !verifies(&payload.by.device, &to_be_signed(payload_bytes)?, &cose.signature) {
+        if checks_signature && !verifies(&payload.by.device, &[TO_BE_SIGNED, counted].concat(), signature) {
             return Err(SignedError::Signature);
         }
         Ok(Verified {
@@ -176,19 +172,64 @@ impl<T> std::ops::Deref for Verified<T> {
     }
 }
 
+/// What comes before the payload: tag 18, an array of 4, the protected header `{1: -8}`, no unprotected one.
+const ENVELOPE: &[u8] = &[0xd2, 0x84, 0x43, 0xa1, 0x01, 0x27, 0xa0];
+/// What comes before the signature: a byte string of 64 bytes.
+const SIGNATURE: &[u8] = &[0x58, 0x40];
+/// What comes before the payload in the Sig_structure of RFC 9052 section 4.4: an array of 4, the context, the
+/// protected header, no external data.
+const TO_BE_SIGNED: &[u8] = b"\x84\x6aSignature1\x43\xa1\x01\x27\x40";
+
+/// The parts of a signed object. There is one form, so it is compared and not parsed: what `coset` writes and
+/// this takes apart are judged against each other at every signing, and in the tests below.
+struct Envelope<'a> {
+    /// The payload as a byte string, with its length in front.
+    counted: &'a [u8],
+    payload: &'a [u8],
+    signature: &'a [u8; 64],
+}
+
+impl<'a> Envelope<'a> {
+    fn take_apart(bytes: &'a [u8]) -> Option<Self> {
+        let (rest, signature) = bytes.strip_prefix(ENVELOPE)?.split_last_chunk()?;
+        let counted = rest.strip_suffix(SIGNATURE)?;
+        Some(Self { counted, payload: content(counted)?, signature })
+    }
+}
+
+/// What is in the byte string that `bytes` is, if its length is right and in its shortest form (RFC 8949 section
+/// 4.2.1). Two bytes of length hold all that [`SIGNED_BYTES_MAX`] lets in.
+fn content(bytes: &[u8]) -> Option<&[u8]> {
+    let (length, content) = match bytes {
+        [head @ 0x40..=0x57, content @ ..] => (usize::from(*head - 0x40), content),
+        [0x58, length @ 24..=0xff, content @ ..] => (usize::from(*length), content),
+        [0x59, high @ 1..=0xff, low, content @ ..] => {
+            (usize::from(u16::from_be_bytes([*high, *low])), content)
+        }
+        _ => return None,
+    };
+    (content.len() == length).then_some(content)
+}
+
 fn decode_payload<T: Statement>(bytes: &[u8]) -> Result<Payload<T>, SignedError> {
-    // Kind and version first, so that a wrong kind is named as such and not as a missing field.
-    let head: Head = serde_ipld_dagcbor::from_slice(bytes)
-        .map_err(|error| EncodingError::Malformed { what: T::KIND, reason: error.to_string() })?;
-    if head.version != VERSION {
-        return Err(SignedError::Version(head.version));
-    }
-    if head.kind != T::KIND {
-        return Err(SignedError::Kind { expected: T::KIND, got: head.kind.chars().take(40).collect() });
-    }
-    let payload: Payload<T> = encoding::decode(bytes, SIGNED_BYTES_MAX)?;
+    let payload = match encoding::decode::<Payload<T>>(bytes, SIGNED_BYTES_MAX) {
+        Ok(payload) if payload.version == VERSION && payload.kind == T::KIND => payload,
+        other => return Err(why_not::<T>(bytes, other.err())),
+    };
     payload.body.check().map_err(SignedError::Bound)?;
     Ok(payload)
+}
+
+/// Kind and version come first, so that a wrong kind is named as such and not as a missing field.
+fn why_not<T: Statement>(bytes: &[u8], error: Option<EncodingError>) -> SignedError {
+    match serde_ipld_dagcbor::from_slice::<Head>(bytes) {
+        Err(error) => EncodingError::Malformed { what: T::KIND, reason: error.to_string() }.into(),
+        Ok(head) if head.version != VERSION => SignedError::Version(head.version),
+        Ok(Head { kind, .. }) => match error {
+            Some(error) if kind == T::KIND => error.into(),
+            _ => SignedError::Kind { expected: T::KIND, got: kind.chars().take(40).collect() },
+        },
+    }
 }
 
 #[derive(Deserialize)]
@@ -274,6 +315,47 @@ mod tests {
         }
         let longer = [bytes, vec![0]].concat();
         assert!(Signed::<Note>::from_bytes(longer).verify().is_err(), "a trailing byte was accepted");
+    }
+
+    /// What the specification says, in the words of coset: it parses, and written again it is the same.
+    fn as_coset_has_it(bytes: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+        let cose = coset::CoseSign1::from_tagged_slice(bytes).ok()?;
+        let payload = cose.payload.unwrap_or_default();
+        let again = envelope(payload.clone(), cose.signature.clone()).ok()?;
+        (again == bytes).then_some((payload, cose.signature))
+    }
+
+    fn as_we_have_it(bytes: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+        let parts = Envelope::take_apart(bytes)?;
+        Some((parts.payload.to_vec(), parts.signature.to_vec()))
+    }
+
+    #[test]
+    fn the_envelope_is_the_one_that_coset_writes_whatever_the_length() {
+        for length in [0, 1, 23, 24, 255, 256, 257, 4_000, 65_462] {
+            let payload: Vec<u8> = (0..=255).cycle().take(length).collect();
+            let bytes = envelope(payload.clone(), vec![7; 64]).expect("writes");
+            assert_eq!(as_we_have_it(&bytes), Some((payload.clone(), vec![7; 64])), "{length} bytes");
+            let counted = Envelope::take_apart(&bytes).expect("our form").counted;
+            assert_eq!([TO_BE_SIGNED, counted].concat(), to_be_signed(&payload).expect("encodes"));
+        }
+    }
+
+    /// Every byte of the frame around the payload takes every value; both readers say the same.
+    #[test]
+    fn an_envelope_is_taken_exactly_when_coset_reads_and_writes_it_so() {
+        for length in [0, 5, 23, 24, 30, 255, 256, 300] {
+            let good = envelope(vec![0x61; length], vec![7; 64]).expect("writes");
+            let frame = (0..10).chain(good.len() - 67..good.len() - 62);
+            for (at, value) in frame.flat_map(|at| (0..=255).map(move |value| (at, value))) {
+                let mut bytes = good.clone();
+                bytes[at] = value;
+                assert_eq!(as_we_have_it(&bytes), as_coset_has_it(&bytes), "{length}: {at} is {value:#x}");
+            }
+            for until in 0..good.len() {
+                assert_eq!(as_we_have_it(&good[..until]), None, "{until} bytes of {}", good.len());
+            }
+        }
     }
 
     #[test]

@@ -209,9 +209,15 @@ impl Reading<'_> {
         let genesis = Signed::<Entry>::from_bytes(keys.genesis.to_vec()).verify()?;
         let mut log = PartyLog::start(genesis).map_err(|error| damaged(error.to_string()))?;
         let party = log.party();
-        let own = self.entries.into_iter().filter(|(of, _)| of.as_slice() == party.as_bytes());
-        let mut own: Vec<_> =
-            own.filter_map(|(_, bytes)| Signed::<Entry>::from_bytes(bytes).verify().ok()).collect();
+        // Of every party: a node takes up the entries in its own store without looking at their signatures again.
+        let mut own = Vec::new();
+        for (of, bytes) in self.entries {
+            let entry = Signed::<Entry>::from_bytes(bytes).verify();
+            let entry = entry.map_err(|error| damaged(format!("an entry in the backup: {error}")))?;
+            if of.as_slice() == party.as_bytes() {
+                own.push(entry);
+            }
+        }
         own.sort_by_key(|entry| (entry.by().r#gen, !entry.act.is_identity(), entry.seq));
         while !own.is_empty() {
             let before = own.len();

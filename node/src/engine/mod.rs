@@ -54,7 +54,7 @@ use karte_protocol::consent::Status;
 use karte_protocol::encoding;
 use karte_protocol::entry::{Act, Device, Entry, Genesis};
 use karte_protocol::id::{DeviceId, Digest, EntryId, GrantId, PartyId, RecordId};
-use karte_protocol::identity::{PartyLog, State};
+use karte_protocol::identity::{LogError, PartyLog, State};
 use karte_protocol::keys::Recipient;
 use karte_protocol::label::Label;
 use karte_protocol::limits::CLOCK_SKEW_MS_MAX;
@@ -316,12 +316,31 @@ pub struct Me {
 pub(crate) struct Held {
     pub(crate) log: PartyLog,
     pub(crate) state: State,
+    /// Entries of the log that `state` tells of.
+    counted: usize,
 }
 
 impl Held {
     fn of(log: PartyLog) -> Self {
-        let state = log.state();
-        Self { log, state }
+        let (state, counted) = (log.state(), log.count());
+        Self { log, state, counted }
+    }
+
+    /// Adds an entry; false if it was here. The state follows if that is simple, else with [`Held::refresh`].
+    fn take(&mut self, entry: Verified<Entry>) -> Result<bool, LogError> {
+        let id = EntryId::from(entry.id());
+        let is_current = self.counted == self.log.count();
+        let is_new = self.log.add(entry)?;
+        if is_new && is_current && self.log.follow(&mut self.state, &id) {
+            self.counted += 1;
+        }
+        Ok(is_new)
+    }
+
+    fn refresh(&mut self) {
+        if self.counted != self.log.count() {
+            (self.state, self.counted) = (self.log.state(), self.log.count());
+        }
     }
 }
 
@@ -724,7 +743,7 @@ impl Engine {
         };
         let (id, bytes) = (EntryId::from(entry.id()), entry.bytes().to_vec());
         let is_denial = entry.act.is_denial();
-        match held.log.add(entry) {
+        match held.take(entry) {
             Ok(true) => {}
             Ok(false) => return Ok(false),
             Err(error) => {
@@ -741,7 +760,7 @@ impl Engine {
     /// Works out again what a log amounts to, after entries were taken.
     fn refresh(&mut self, of: PartyId) {
         if let Some(held) = self.logs.get_mut(&of) {
-            held.state = held.log.state();
+            held.refresh();
         }
     }
 

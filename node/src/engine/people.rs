@@ -35,20 +35,18 @@ pub(super) struct Contact {
 }
 
 impl Engine {
+    /// Takes up what the store holds. The signatures of entries were checked when these rows were written, by this node
+    /// or by the restore of a backup; the store's seals and chain show that they are those rows.
     pub(super) fn load_people(&mut self) -> Result<(), Failure> {
-        let mut entries: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        self.store.scan_table(ENTRIES, &mut |party, _, bytes| {
-            entries.push((party.to_vec(), bytes.to_vec()));
-            std::ops::ControlFlow::Continue(())
-        })?;
         let mut verified: Vec<(PartyId, Verified<Entry>)> = Vec::new();
-        for (party, bytes) in entries {
+        self.store.scan_table(ENTRIES, &mut |party, _, bytes| {
             if let (Some(party), Ok(entry)) =
-                (PartyId::from_slice(&party), Signed::<Entry>::from_bytes(bytes).verify())
+                (PartyId::from_slice(party), Signed::<Entry>::from_bytes(bytes).recall())
             {
                 verified.push((party, entry));
             }
-        }
+            std::ops::ControlFlow::Continue(())
+        })?;
         // In the order in which a log takes them: beginnings, identity, then each chain.
         verified.sort_by_key(|(_, entry)| {
             (entry.by().party.is_some(), entry.by().r#gen, !entry.act.is_identity(), entry.seq)

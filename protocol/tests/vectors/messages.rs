@@ -1,0 +1,105 @@
+//! Messages and frames.
+
+use crate::cast::{Cast, object, record};
+use crate::cbor::Cbor;
+use crate::people::id_of;
+use crate::vector::Vector;
+use crate::{Vectors, put};
+use karte_protocol::encoding::EncodingError;
+use karte_protocol::message::{Fetch, Frame, Hello, Request, Response, SegmentAndKeys, Want};
+use serde_bytes::ByteBuf;
+
+/// One vector of every message.
+pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
+    let bytes = |word: &str| ByteBuf::from(word.as_bytes());
+    let hello = || Hello { card: bytes("a signed Card"), status: bytes("a signed Status") };
+    let (of, grant) = (cast.aiko, id_of(&cast.granting));
+    let have = cast.status().heads;
+    let requests = [
+        ("hello", Request::Hello(hello())),
+        ("entries", Request::Entries { of, entries: vec![bytes("a signed Entry")] }),
+        ("log", Request::Log { of, have }),
+        ("status", Request::Status { status: bytes("a signed Status") }),
+        ("offer", Request::Offer { grant, opening: bytes("an age file") }),
+        ("accept", Request::Accept { accept: bytes("a signed Accept") }),
+        ("release", Request::Release { release: bytes("a signed Release") }),
+        ("segments", Request::Segments { grant, from: 2 }),
+        ("news", Request::News { grant, head: bytes("a signed ShelfHead") }),
+        ("receipts", Request::Receipts { receipts: vec![bytes("a signed Receipt")] }),
+    ];
+    for (name, request) in requests {
+        let bytes = request.to_bytes().expect("encodes");
+        put(
+            vectors,
+            &format!("request_{name}"),
+            Vector::accept("request", None, "signed bytes are placeholders", bytes),
+        );
+    }
+    let segments = vec![SegmentAndKeys { segment: bytes("a signed Segment"), keys: bytes("an age file") }];
+    let responses = [
+        ("hello", Response::Hello(hello())),
+        ("done", Response::Done),
+        ("entries", Response::Entries { entries: vec![bytes("a signed Entry")], more: true }),
+        (
+            "session",
+            Response::Session { status: bytes("a signed Status"), head: bytes("a signed ShelfHead") },
+        ),
+        ("segments", Response::Segments { segments }),
+        ("denied", Response::Denied),
+    ];
+    for (name, response) in responses {
+        let bytes = response.to_bytes().expect("encodes");
+        put(
+            vectors,
+            &format!("response_{name}"),
+            Vector::accept("response", None, "signed bytes are placeholders", bytes),
+        );
+    }
+    let fetch = Fetch {
+        grant,
+        accept: object("accept"),
+        wants: vec![Want { record: record("one"), from: 1 << 20, label: true }],
+        back: false,
+    };
+    let back = Fetch { back: true, ..fetch.clone() }.to_bytes().expect("encodes");
+    let fetch = fetch.to_bytes().expect("encodes");
+    put(vectors, "fetch", Vector::accept("fetch", None, "one record from its second MiB on", fetch));
+    put(vectors, "fetch_back", Vector::accept("fetch", None, "the same, asked back by the holder", back));
+    let frames = [
+        ("label", Frame::Label { record: record("one"), label: bytes("a sealed label") }),
+        (
+            "slice",
+            Frame::Slice { record: record("one"), offset: 1 << 20, slice: bytes("tree nodes and bytes") },
+        ),
+        ("missing", Frame::Missing { record: record("one") }),
+        ("end", Frame::End),
+        ("denied", Frame::Denied),
+    ];
+    for (name, frame) in frames {
+        let bytes = frame.to_bytes().expect("encodes");
+        put(
+            vectors,
+            &format!("frame_{name}"),
+            Vector::accept("frame", None, "sealed bytes are placeholders", bytes),
+        );
+    }
+    let refuse =
+        |kind: &str, layer: &str, comment: &str, bytes: Vec<u8>| Vector::refuse(kind, layer, comment, bytes);
+    let unknown = Cbor::map([("gossip", Cbor::map([]))]).bytes();
+    put(vectors, "request_unknown", refuse("request", "canonical", "a request of a later version", unknown));
+    let denied = [Response::Denied.to_bytes().expect("encodes"), vec![0]].concat();
+    put(
+        vectors,
+        "response_trailing_byte",
+        refuse("response", "canonical", "a byte after the message", denied),
+    );
+    let both = Cbor::map([("denied", Cbor::Null)]).bytes();
+    put(
+        vectors,
+        "response_denied_as_map",
+        refuse("response", "canonical", "denied is a text, not a map", both),
+    );
+    let large = Request::Status { status: ByteBuf::from(vec![0; 1024 * 1024]) };
+    let error = large.to_bytes().expect_err("a megabyte and a little");
+    assert!(matches!(error, EncodingError::TooLarge { .. }), "one does not write what others refuse");
+}
