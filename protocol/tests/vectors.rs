@@ -27,7 +27,8 @@ use karte_protocol::grant::{
 use karte_protocol::id::{DeviceId, ObjectId, PartyId, RecordId, Salt, digest, hex};
 use karte_protocol::identity::Head;
 use karte_protocol::label::{Code, Effective, Group, Label, open_label, seal_label};
-use karte_protocol::message::{Fetch, Frame, Hello, Request, Response, SegmentAndKeys, Want};
+use karte_protocol::message::{Answer, Fetch, Frame, Hello, Request, Response, SegmentAndKeys, Want};
+use karte_protocol::request::AccessRequest;
 use karte_protocol::seal::{self, FileKey};
 use karte_protocol::shelf::{Chain, Segment, Shelf, ShelfHead};
 use karte_protocol::signed::{Signed, SignedError, Statement, Verified};
@@ -133,6 +134,7 @@ fn judge(vector: &Vector) -> Result<Option<String>, &'static str> {
         "accept" => signed_id::<Accept>(bytes),
         "release" => signed_id::<Release>(bytes),
         "receipt" => signed_id::<Receipt>(bytes),
+        "access-request" => signed_id::<AccessRequest>(bytes),
         "library" => signed_id::<Library>(bytes),
         "backup-list" => signed_id::<BackupList>(bytes),
         "segment" => signed_id::<Segment>(bytes),
@@ -455,6 +457,22 @@ impl Cast {
         }
     }
 
+    fn access_request(&self) -> AccessRequest {
+        AccessRequest {
+            to: self.aiko,
+            subject: self.aiko,
+            scope: self.scope.clone(),
+            purpose: "TREAT".into(),
+            basis: "consent".into(),
+            duration_ms: 90 * DAY_MS,
+            offline_ms: 7 * DAY_MS,
+            onward: Onward::No,
+            reason: "before the operation".into(),
+            nonce: salt("request"),
+            at_ms: NOW_MS,
+        }
+    }
+
     fn segment(&self) -> Segment {
         Segment {
             shelf: Shelf::Granted { grant: id_of(&self.granting), accept: object("accept") },
@@ -587,6 +605,7 @@ fn objects(cast: &Cast, vectors: &mut Vectors) {
     (first.seq, first.prev, first.what) = (0, None, Deed::Stopped);
     first.records.clear();
     accepted(vectors, "receipt_first", "without records, without prev", &cast.desk, first);
+    accepted(vectors, "access_request", "before any grant", &cast.desk, cast.access_request());
     accepted(vectors, "segment", "of a granted shelf", &cast.phone, cast.segment());
     let own = Segment {
         shelf: Shelf::Own { library: 1 },
@@ -743,6 +762,15 @@ fn messages(cast: &Cast, vectors: &mut Vectors) {
         ("release", Request::Release { release: bytes("a signed Release") }),
         ("segments", Request::Segments { grant, from: 2 }),
         ("news", Request::News { grant, head: bytes("a signed ShelfHead") }),
+        ("ask", Request::Ask { request: bytes("a signed AccessRequest") }),
+        (
+            "answer_approved",
+            Request::Answer { request: object("request"), answer: Answer::Approved { grant } },
+        ),
+        (
+            "answer_declined",
+            Request::Answer { request: object("request"), answer: Answer::Declined { reason: "no".into() } },
+        ),
         ("receipts", Request::Receipts { receipts: vec![bytes("a signed Receipt")] }),
     ];
     for (name, request) in requests {
@@ -1154,6 +1182,19 @@ fn bounds(cast: &Cast, vectors: &mut Vectors) {
     let mut receipt = cast.receipt();
     receipt.records = vec![record("one"); 1_001];
     bound(vectors, cast, "bounds_receipt_1001_records", "1,001 records", receipt);
+    let asking = |change: &dyn Fn(&mut AccessRequest)| {
+        let mut asking = cast.access_request();
+        change(&mut asking);
+        asking
+    };
+    let empty = asking(&|asking| asking.scope = Scope::default());
+    bound(vectors, cast, "bounds_access_request_scope_empty", "neither kinds nor records", empty);
+    let wide = asking(&|asking| asking.scope.kinds = vec!["x".repeat(8_192)]);
+    bound(vectors, cast, "bounds_access_request_scope_bytes", "a scope over 8,192 bytes", wide);
+    let long = asking(&|asking| asking.duration_ms = 366 * DAY_MS + 1);
+    bound(vectors, cast, "bounds_access_request_duration", "366 days and 1 ms", long);
+    let reason = asking(&|asking| asking.reason = "x".repeat(501));
+    bound(vectors, cast, "bounds_access_request_reason", "a reason of 501 bytes", reason);
     let mut segment = cast.segment();
     segment.records = vec![record("one"); 1_000];
     bound(vectors, cast, "bounds_segment_1001_records", "1,000 records and one withdrawn", segment);
