@@ -1,5 +1,6 @@
 //! What stands on top of the product to try it: worlds of engines without sockets, disks or clocks ([`world`]); the
-//! store under faults ([`faults`]), over a million updates ([`growth`]) and under load (`bench`).
+//! store under faults ([`faults`]), over a million updates ([`growth`]) and under load (`bench`); what a refusal tells
+//! ([`denied`]).
 //!
 //! Not for: the product. Nothing that users get depends on this crate (`tests/layers` checks it).
 
@@ -10,6 +11,7 @@
 )]
 
 pub mod bench;
+pub mod denied;
 pub mod faults;
 pub mod fuzz;
 pub mod growth;

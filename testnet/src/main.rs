@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use karte_testnet::faults::{self, Kind, judge, worker};
-use karte_testnet::{bench, fuzz, growth};
+use karte_testnet::{bench, denied, fuzz, growth};
 use std::process::ExitCode;
 
 /// Try the store under faults, growth and load, and the parsers with changed files
@@ -21,6 +21,8 @@ enum Command {
     Growth(growth::Growth),
     /// Measure durable writes against sled alone, and how long the store takes to start
     StoreBench(bench::StoreBench),
+    /// Ask for what is denied for five reasons, and see whether bytes or times tell them apart
+    DeniedTiming(denied::DeniedTiming),
     /// Feed changed seeds to every parser, and count what panics
     Fuzz(fuzz::Fuzz),
     /// Carry out a plan; started by `faults`
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
         Command::Faults(args) => run_faults(&args),
         Command::Growth(args) => growth::run(&args),
         Command::StoreBench(args) => bench::run(&args),
+        Command::DeniedTiming(args) => denied::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::FaultsWorker(work) => return worker::work(&work),
         Command::FaultsJudge => return judge::serve(),
