@@ -152,7 +152,7 @@ fn stage<'a>(
     let live = accepted(holder.gives("reader", DAY_MS)?)?;
     let revoked = accepted(holder.gives("reader", DAY_MS)?)?;
     let expired = accepted(holder.gives("reader", HOUR_MS)?)?;
-    let absent = (GrantId::from(chance.seed()), revoked.1);
+    let absent = (GrantId::from(*chance.salt().as_bytes()), revoked.1);
     let not_granted = (holder.gives("other", DAY_MS)?, revoked.1);
     holder.does(Command::GrantRevoke { id: revoked.0.to_hex(), reason: String::new() })?;
     holder.moves_on(2 * HOUR_MS);

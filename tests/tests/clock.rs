@@ -10,7 +10,11 @@
 use karte_node::command::{Command, Filter, NewGrant};
 use karte_node::engine::Policy;
 use karte_node::failure::Failure;
+use karte_protocol::consent::Accept;
 use karte_protocol::id::RecordId;
+use karte_protocol::message::Request;
+use karte_protocol::shelf::{Chain, ShelfHead};
+use karte_protocol::signed::{By, Signed, Verified};
 use karte_protocol::time::{DAY_MS, HOUR_MS};
 use karte_testnet::world::{Draft, World};
 
@@ -101,8 +105,6 @@ fn a_reader_whose_clock_was_reset_opens_only_after_fresh_word() {
     world.cut("hana", "clinic");
     // Its clock jumps by five days: within the offline limit, beyond it once the clock is right and two days pass.
     world.now += 5 * DAY_MS;
-    world.items("clinic", Command::RecordAdopt { id: "none".into() }).unwrap_err();
-    world.pass(0);
     open(&mut world, "clinic", &record).unwrap();
     world.now -= 5 * DAY_MS;
     let refused = open(&mut world, "clinic", &record).unwrap_err();
@@ -132,16 +134,23 @@ fn a_reset_is_no_way_to_set_the_clock_back() {
 
 #[test]
 fn a_holders_head_of_the_future_does_not_spoil_its_later_ones() {
-    let (mut world, _, _) = granted();
-    // Only hana's clock is ahead: she pushes a record, and the clinic has the true time.
-    let true_now = world.now;
-    world.now += 2 * HOUR_MS;
-    write(&mut world, "potassium 6.1 mmol/L");
-    world.now = true_now;
-    world.items("hana", Command::ClockReset).unwrap();
-    sync(&mut world, "clinic", "hana").unwrap();
+    let (mut world, grant, _) = granted();
+    // What hana's node says while her clock, and hers alone, is two hours ahead.
+    let accepts = world.sent.iter().filter_map(|(.., body)| match Request::from_bytes(body) {
+        Ok(Request::Accept { accept }) => Signed::<Accept>::from_bytes(accept.into_vec()).verify().ok(),
+        _ => None,
+    });
+    let accept = accepts.last().unwrap().id();
+    let (keys, grant) = (world.keys("hana"), grant.parse().unwrap());
+    let device = keys.device.device();
+    let chains = vec![Chain { device, segments: 1, last: None }];
+    let head = ShelfHead { grant, accept, chains, issued_ms: world.now + 2 * HOUR_MS };
+    let by = By { party: Some(world.party("hana")), r#gen: 0, device };
+    let head = Verified::sign(head, by, &keys.device).unwrap();
+    let news = Request::News { grant, head: head.bytes().to_vec().into() }.to_bytes().unwrap();
+    world.raw_request("hana", "clinic", news).unwrap();
     write(&mut world, "sodium 138 mmol/L");
     sync(&mut world, "clinic", "hana").unwrap();
     let there = world.items("clinic", Command::RecordList(Filter::default())).unwrap();
-    assert_eq!(there.len(), 3, "{:?}", world.notices);
+    assert_eq!(there.len(), 2, "{:?}", world.notices);
 }

@@ -72,6 +72,7 @@ impl Engine {
         self.heard.clear();
         self.heard_kept_ms.clear();
         self.forget_pauses();
+        self.shelve_all()?;
         Ok(self.show_clock())
     }
 

@@ -187,14 +187,16 @@ impl Engine {
             return Err(Failure::usage("that is a request of this node's own")
                 .next("Give it to the party that it asks."));
         }
-        self.meet(asked.from)?;
-        if !self.contacts.contains_key(&from) {
-            return Err(Failure::failed("too many strangers wait here already")
-                .next("`karte contact list` shows them, `karte contact remove` makes room."));
-        }
         let id = request.id();
         if !self.requests.asked.contains_key(&id) {
+            // Before the card is kept, and once more: it may tell that a device was ended.
             self.check_ask(from, &request)?;
+            self.meet(asked.from)?;
+            self.check_ask(from, &request)?;
+            if !self.contacts.contains_key(&from) {
+                return Err(Failure::failed("too many strangers wait here already")
+                    .next("`karte contact list` shows them, `karte contact remove` makes room."));
+            }
             if !self.make_room_for(from)? {
                 return Err(Failure::failed(format!(
                     "too many requests of {} wait here",
