@@ -79,7 +79,9 @@ fn in_2099(world: &mut World, what: impl FnOnce(&mut World)) {
 fn a_holder_whose_clock_stood_in_2099_revokes_only_until_it_is_reset() {
     let (mut world, grant, _) = granted();
     world.cut("hana", "clinic");
-    in_2099(&mut world, |world| drop(write(world, "written in 2099")));
+    in_2099(&mut world, |world| {
+        write(world, "written in 2099");
+    });
     assert_eq!(clock(&mut world, "hana"), "behind");
     let refused = world.items("hana", Command::GrantAdd(to_the_clinic())).unwrap_err();
     assert!(refused.message.contains("2099-01-01") && refused.message.contains("2026-"), "{refused}");
