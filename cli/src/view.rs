@@ -117,8 +117,7 @@ pub(crate) fn requests(items: &[Value]) -> String {
             field(item, "reason"),
         ]
     });
-    let head =
-        ["ID", "STATE", "FROM", "TO", "SUBJECT", "SCOPE", "PURPOSE", "FOR", "ANSWER BY", "REASON"];
+    let head = ["ID", "STATE", "FROM", "TO", "SUBJECT", "SCOPE", "PURPOSE", "FOR", "ANSWER BY", "REASON"];
     or_none(
         table(&head, Some("REASON"), rows),
         "No requests. `karte request add CONTACT --kind KIND` asks for one.",

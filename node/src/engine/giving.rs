@@ -57,13 +57,7 @@ impl Given {
 }
 
 /// Whether a record goes under a grant: the one answer for grants that are given and for those that would be.
-fn is_covered(
-    subject: PartyId,
-    scope: &Scope,
-    exclude: &[String],
-    record: &RecordId,
-    label: &Label,
-) -> bool {
+fn is_covered(subject: PartyId, scope: &Scope, exclude: &[String], record: &RecordId, label: &Label) -> bool {
     label.subject == subject && scope.covers(record, label) && !is_held_back(exclude, label)
 }
 

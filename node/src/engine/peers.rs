@@ -412,7 +412,8 @@ impl Engine {
             return Ok(());
         };
         if status.issued_ms > self.now.saturating_add(CLOCK_SKEW_MS_MAX) {
-            let (name, theirs, ours) = (self.name_of(party), time_text(status.issued_ms), time_text(self.now));
+            let (name, theirs, ours) =
+                (self.name_of(party), time_text(status.issued_ms), time_text(self.now));
             self.notice(format!("the clock of {name} says {theirs}, and this machine's {ours}: one of them is wrong, and nothing is shared"));
         }
         let whole = self.take_status(party, status)?;
