@@ -111,7 +111,8 @@ fn disk_keeps_the_contract() {
 fn a_floor_that_was_lowered_stays_low() {
     const IN_2099: u64 = 4_080_000_000_000;
     for lost in ["", "witness.0", "witness.1"] {
-        let (dir, mut disk) = committed(1);
+        let (dir, _) = committed(1);
+        let (mut disk, _) = open(dir.path());
         disk.raise_time_floor(IN_2099);
         disk.write(put(T, "mary", "1", "in 2099")).unwrap();
         disk.commit().unwrap();
