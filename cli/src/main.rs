@@ -8,6 +8,7 @@ mod out_file;
 mod output;
 mod parse;
 mod passphrase;
+mod qr;
 mod session;
 mod view;
 

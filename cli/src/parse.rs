@@ -1,6 +1,23 @@
 //! Values of arguments that clap does not know.
 
 use jiff::{Span, SpanRelativeTo};
+use karte_node::failure::Failure;
+use std::io::Read;
+
+/// Longest card or request that is read, in bytes: above the protocol's own bounds, so that the node says what is wrong.
+const TEXT_BYTES_MAX: u64 = 16 * 1024;
+
+/// The text of a card or request; `-` reads it from the standard input.
+pub(crate) fn text_or_stdin(text: String, what: &str) -> Result<String, Failure> {
+    if text != "-" {
+        return Ok(text);
+    }
+    let mut text = String::new();
+    std::io::stdin().take(TEXT_BYTES_MAX).read_to_string(&mut text).map_err(|error| {
+        Failure::usage(format!("the {what} cannot be read from the standard input: {error}"))
+    })?;
+    Ok(text.trim().to_owned())
+}
 
 /// A length of time such as `90d`, `12h`, `2w` or `30m`, in milliseconds.
 pub(crate) fn duration_ms(text: &str) -> Result<i64, String> {

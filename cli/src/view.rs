@@ -101,6 +101,40 @@ pub(crate) fn grants(items: &[Value]) -> String {
     )
 }
 
+/// Requests, both ways: who asks whom for what.
+pub(crate) fn requests(items: &[Value]) -> String {
+    let rows = items.iter().map(|item| {
+        vec![
+            short(item, "id"),
+            field(item, "state"),
+            party(item, "from"),
+            party(item, "to"),
+            party(item, "subject"),
+            item.get("scope").map(scope).unwrap_or_default(),
+            field(item, "purpose"),
+            field(item, "expires"),
+            local_minute(&field(item, "answer_by")),
+            field(item, "reason"),
+        ]
+    });
+    let head = ["ID", "STATE", "FROM", "TO", "SUBJECT", "SCOPE", "PURPOSE", "FOR", "ANSWER BY", "REASON"];
+    or_none(
+        table(&head, Some("REASON"), rows),
+        "No requests. `karte request add CONTACT --kind KIND` asks for one.",
+        &count_of(items, "request"),
+    )
+}
+
+/// One request, and the text that carries it.
+pub(crate) fn request(items: &[Value]) -> String {
+    let shown = items.iter().filter_map(Value::as_object).map(|object| {
+        let mut rest = object.clone();
+        let text = rest.shift_remove("text").map(|text| plain(&text)).unwrap_or_default();
+        joined([details(&[Value::Object(rest)]), text].into_iter(), "\n\n")
+    });
+    shown.collect::<Vec<_>>().join("\n")
+}
+
 pub(crate) fn audit(items: &[Value]) -> String {
     let rows = items.iter().map(|item| {
         vec![
@@ -244,7 +278,11 @@ fn synced(item: &Value) -> String {
 /// A grant that would be given: the records it would cover, then what nothing was signed for.
 pub(crate) fn dry_run(items: &[Value]) -> String {
     let covered: Vec<Value> = items.iter().filter(|item| item.get("id").is_some()).cloned().collect();
-    format!("{}\nNothing was signed or sent: this was a dry run.", records(&covered))
+    let kinds = items.iter().filter_map(|item| item.get("kinds")?.as_object()).flatten();
+    let kinds = joined(kinds.map(|(kind, many)| format!("{} {}", plain(many), clean(kind))), ", ");
+    let kinds = if kinds.is_empty() { kinds } else { format!("By kind: {kinds}.") };
+    let parts = [records(&covered), kinds, "Nothing was signed or sent: this was a dry run.".into()];
+    joined(parts.into_iter(), "\n")
 }
 
 /// The own card: who it introduces, and the text to give away.
@@ -508,7 +546,7 @@ abababababab  2024-06-01 08:30  fhir/Observation  Potassium     2.00 KiB  Potass
 
     #[test]
     fn an_empty_list_says_so() {
-        for view in [records as View, contacts, peers, grants, audit, sync] {
+        for view in [records as View, contacts, peers, grants, requests, audit, sync] {
             assert!(view(&[]).ends_with('.'), "an empty list is told in a sentence");
         }
     }

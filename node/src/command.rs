@@ -125,6 +125,33 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// Asks a contact for a grant.
+    RequestAdd(NewRequest),
+    /// Takes a request that came as text.
+    RequestTake {
+        /// `karte-request:…`
+        text: String,
+    },
+    /// All requests, sent and received.
+    RequestList,
+    /// One request.
+    RequestShow {
+        /// Its id or the beginning of it.
+        id: String,
+    },
+    /// Gives what a request asks for, or less.
+    RequestApprove(Approval),
+    /// Says no to a request.
+    RequestDecline {
+        /// Its id or the beginning of it.
+        id: String,
+        /// Why, for the asker to see.
+        reason: String,
+    },
+    /// What the clock says, and what time this node has already seen.
+    ClockShow,
+    /// Forgets the time floor and what was heard of others: the clock was wrong, and is right now.
+    ClockReset,
     /// Exchanges everything with one contact or all.
     Sync {
         /// Which; all if absent.
@@ -285,6 +312,46 @@ pub struct NewGrant {
     pub expires_ms: i64,
     /// How long without word from the holder.
     pub offline_ms: i64,
+    /// Only say which records it would be.
+    pub dry_run: bool,
+}
+
+/// A request for a grant.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewRequest {
+    /// Who is asked.
+    pub contact: String,
+    /// What it is to cover; about the party that is asked unless it names another subject.
+    pub scope: Filter,
+    /// HL7 v3 PurposeOfUse.
+    pub purpose: String,
+    /// Legal basis.
+    pub basis: String,
+    /// Whether the reader wants to keep what it reads.
+    pub onward_keep: bool,
+    /// How long the grant should count, in milliseconds.
+    pub expires_ms: i64,
+    /// How long without word from the holder, in milliseconds.
+    pub offline_ms: i64,
+    /// Why, at most 500 bytes.
+    pub reason: String,
+}
+
+/// A yes to a request, in full or to less of it. What is empty or absent is as it was asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// The request's id or the beginning of it.
+    pub id: String,
+    /// Only this of it.
+    pub scope: Filter,
+    /// Only these records.
+    pub records: Vec<String>,
+    /// Kinds, categories, codes or sensitivities that are held back without a word.
+    pub exclude: Vec<String>,
+    /// How long the grant counts, in milliseconds.
+    pub expires_ms: Option<i64>,
+    /// How long without word from the holder, in milliseconds.
+    pub offline_ms: Option<i64>,
     /// Only say which records it would be.
     pub dry_run: bool,
 }

@@ -3,10 +3,11 @@
 use crate::keystore::KeystoreError;
 use crate::store::StoreError;
 use karte_protocol::card::CardError;
-use karte_protocol::decide::Denial;
+use karte_protocol::decide::{Clause, Denial};
 use karte_protocol::encoding::EncodingError;
 use karte_protocol::grant::GrantError;
 use karte_protocol::label::LabelError;
+use karte_protocol::request::{RequestError, Wider};
 use karte_protocol::seal::SealError;
 use karte_protocol::shelf::ShelfError;
 use karte_protocol::signed::SignedError;
@@ -94,6 +95,11 @@ impl From<StoreError> for Failure {
 
 impl From<Denial> for Failure {
     fn from(denial: Denial) -> Self {
+        if denial.clause == Clause::Clock {
+            return Failure::refused(denial.to_string()).next(
+                "Set the clock. If it was wrong before and is right now: `karte clock reset --i-set-the-clock`.",
+            );
+        }
         Failure::refused(denial.to_string())
             .next("Ask the holder for a new grant, or sync if it was renewed.")
     }
@@ -103,6 +109,20 @@ impl From<CardError> for Failure {
     fn from(error: CardError) -> Self {
         Failure::usage(error.to_string())
             .next("Ask for the card again: `karte card` prints it, `karte card --qr` draws it.")
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        Failure::usage(error.to_string())
+            .next("Ask for the text again: `karte request show ID` prints it at whoever asks.")
+    }
+}
+
+impl From<Wider> for Failure {
+    fn from(wider: Wider) -> Self {
+        Failure::usage(format!("an approval gives what was asked, or less: {wider}"))
+            .next("Leave that option out; more than was asked takes a `karte grant add` of your own.")
     }
 }
 

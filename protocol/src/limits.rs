@@ -28,6 +28,13 @@ pub const CLOCK_SKEW_MS_MAX: i64 = 10 * crate::time::MINUTE_MS;
 pub const SESSION_MS_MAX: i64 = crate::time::HOUR_MS;
 /// Longest text of a card, in characters. A Genesis, some devices, five addresses; still one QR code (version 40 holds 2,953 bytes).
 pub const CARD_CHARS_MAX: usize = 2_900;
+/// Longest text of an access request, in characters. 8,192: a card and a request with some codes; the usual one is below
+/// 2,953 and fits a QR code.
+pub const REQUEST_CHARS_MAX: usize = 8_192;
+/// Largest scope of an access request, in bytes. 8 KiB: some hundred codes, and a thousand waiting requests take 16 MB.
+pub const REQUEST_SCOPE_BYTES_MAX: usize = 8_192;
+/// How long an access request can be answered, in milliseconds. 30 days: until the next visit.
+pub const REQUEST_MS_MAX: i64 = 30 * crate::time::DAY_MS;
 /// Largest plaintext of one record, in bytes. 256 TiB: far above any file, and far below where sums overflow.
 pub const RECORD_BYTES_MAX: u64 = 1 << 48;
 /// Longest name of a party or alias, in bytes.

@@ -68,6 +68,18 @@ pub enum Request {
         /// The signed ShelfHead.
         head: Bytes,
     },
+    /// A wish for a grant.
+    Ask {
+        /// The signed [`crate::request::AccessRequest`].
+        request: Bytes,
+    },
+    /// What became of a wish.
+    Answer {
+        /// The request.
+        request: ObjectId,
+        /// Yes or no.
+        answer: Answer,
+    },
     /// What was done with records.
     Receipts {
         /// Signed Receipts, oldest first.
@@ -83,6 +95,23 @@ pub struct Hello {
     pub card: Bytes,
     /// A fresh signed Status.
     pub status: Bytes,
+}
+
+/// What became of a request for access. It is not signed: a yes is worth nothing without the grant, and the connection
+/// says who speaks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Answer {
+    /// A grant was given, perhaps a narrower one.
+    Approved {
+        /// It is offered like any other.
+        grant: GrantId,
+    },
+    /// No.
+    Declined {
+        /// Why, at most 500 bytes; may be empty.
+        reason: String,
+    },
 }
 
 /// What is answered.

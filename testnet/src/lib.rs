@@ -1,6 +1,6 @@
 //! What stands on top of the product to try it: worlds of engines without sockets, disks or clocks ([`world`]); the
 //! store under faults ([`faults`]), over a million updates ([`growth`]) and under load (`bench`); decisions over a long
-//! log ([`decide_bench`]); every decoder under changed inputs ([`fuzz`]).
+//! log ([`decide_bench`]); what a refusal tells ([`denied`]); every decoder under changed inputs ([`fuzz`]).
 //!
 //! Not for: the product. Nothing that users get depends on this crate (`tests/layers` checks it).
 
@@ -12,6 +12,7 @@
 
 pub mod bench;
 pub mod decide_bench;
+pub mod denied;
 pub mod faults;
 pub mod fuzz;
 pub mod growth;

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use karte_testnet::faults::{self, Kind, judge, worker};
-use karte_testnet::{bench, decide_bench, fuzz, growth};
+use karte_testnet::{bench, decide_bench, denied, fuzz, growth};
 use std::process::ExitCode;
 
 /// Try the store under faults, growth and load, and the parsers with changed files
@@ -23,6 +23,8 @@ enum Command {
     StoreBench(bench::StoreBench),
     /// Measure verifying, deciding and starting over a log of many entries
     DecideBench(decide_bench::DecideBench),
+    /// Ask for what is denied for five reasons, and see whether bytes or times tell them apart
+    DeniedTiming(denied::DeniedTiming),
     /// Feed changed seeds to every parser, and count what panics
     Fuzz(fuzz::Fuzz),
     /// Carry out a plan; started by `faults`
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         Command::Growth(args) => growth::run(&args),
         Command::StoreBench(args) => bench::run(&args),
         Command::DecideBench(args) => decide_bench::run(&args),
+        Command::DeniedTiming(args) => denied::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::FaultsWorker(work) => return worker::work(&work),
         Command::FaultsJudge => return judge::serve(),

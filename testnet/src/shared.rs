@@ -115,6 +115,10 @@ impl Store for SharedStore {
         self.lock().memory.raise_time_floor(floor_ms);
     }
 
+    fn lower_time_floor(&mut self, floor_ms: u64) -> Result<(), StoreError> {
+        self.lock().memory.lower_time_floor(floor_ms)
+    }
+
     fn stats(&self) -> Stats {
         self.lock().memory.stats()
     }

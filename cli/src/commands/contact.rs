@@ -1,10 +1,10 @@
 use crate::error::Error;
+use crate::parse::text_or_stdin;
 use crate::session::Session;
 use crate::view;
 use karte_node::command;
 use karte_node::failure::Failure;
 use serde_json::Value;
-use std::io::Read;
 
 /// Add, list and remove the parties you know
 ///
@@ -75,19 +75,8 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<(), Error> {
 }
 
 fn add(session: &Session, args: AddArgs) -> Result<(), Error> {
-    let card = if args.card == "-" { read_card()? } else { args.card };
+    let card = text_or_stdin(args.card, "card")?;
     session.show(command::Command::ContactAdd { card, alias: args.alias }, view::details)
-}
-
-/// Longest card that is read, in bytes: above the protocol's own bound, so that the node says what is wrong.
-const CARD_BYTES_MAX: u64 = 8 * 1024;
-
-fn read_card() -> Result<String, Failure> {
-    let mut text = String::new();
-    std::io::stdin().take(CARD_BYTES_MAX).read_to_string(&mut text).map_err(|error| {
-        Failure::usage(format!("the card cannot be read from the standard input: {error}"))
-    })?;
-    Ok(text.trim().to_owned())
 }
 
 fn show(session: &Session, wanted: &str) -> Result<(), Error> {

@@ -1,11 +1,11 @@
-use super::record::ScopeArgs;
+use super::record::SelectArgs;
 use crate::error::Error;
 use crate::out_file::OutFile;
 use crate::output;
 use crate::parse::staff_or_user;
 use crate::session::Session;
 use crate::view;
-use karte_node::command::{Command, Filter};
+use karte_node::command::Command;
 use karte_node::failure::Failure;
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -34,16 +34,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = Form::Folder)]
     format: Form,
     #[command(flatten)]
-    scope: ScopeArgs,
-    /// Only about this contact, or `me`
-    #[arg(long, value_name = "CONTACT")]
-    subject: Option<String>,
-    /// Only what came under this grant
-    #[arg(long, value_name = "ID")]
-    grant: Option<String>,
-    /// Only what this contact signed, or `me`
-    #[arg(long, value_name = "CONTACT")]
-    author: Option<String>,
+    select: SelectArgs,
     /// Replace the file if there is one
     #[arg(long)]
     force: bool,
@@ -65,7 +56,7 @@ enum Form {
 }
 
 pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
-    let filter = Filter { author: args.author, ..args.scope.into_filter(args.subject, args.grant) };
+    let filter = args.select.into_filter();
     let form = match args.format {
         Form::Folder => "folder",
         Form::FhirBundle => "bundle",

@@ -1,7 +1,6 @@
-use super::record::ScopeArgs;
+use super::terms::{ChoiceArgs, TermsArgs};
 use crate::error::Error;
 use crate::out_file::OutFile;
-use crate::parse::duration_ms;
 use crate::session::Session;
 use crate::view;
 use karte_node::command::{self, NewGrant};
@@ -35,46 +34,9 @@ pub(crate) struct AddArgs {
     /// Who may read: a contact's alias or party id
     contact: String,
     #[command(flatten)]
-    scope: ScopeArgs,
-    /// Exactly this record; may be given several times
-    #[arg(long, value_name = "ID")]
-    record: Vec<String>,
-    /// Records about this contact [default: about yourself]
-    #[arg(long, value_name = "CONTACT")]
-    subject: Option<String>,
-    /// Hold back what has this kind, category, code or sensitivity
-    ///
-    /// The reader is not told that there is such a record, nor that something is held back.
-    #[arg(long, value_name = "LABEL", value_delimiter = ',')]
-    exclude: Vec<String>,
-    /// What for, as an HL7 PurposeOfUse code: TREAT, ETREAT, HPAYMT, HRESCH, ...
-    #[arg(long, value_name = "CODE", default_value = "TREAT")]
-    purpose: String,
-    /// Why it is lawful: consent, vital-interest, legal-duty, contract
-    #[arg(long, default_value = "consent")]
-    basis: String,
-    /// Whether the reader may take the records into its own
-    #[arg(long, value_enum, default_value_t = Onward::No)]
-    onward: Onward,
-    /// How long it counts, at most 366 days
-    #[arg(long, value_name = "LENGTH", default_value = "90d", value_parser = duration_ms)]
-    expires: i64,
-    /// How long the reader may read on without fresh word from you
-    ///
-    /// A revocation reaches a reader that is offline at the latest then.
-    #[arg(long, value_name = "LENGTH", default_value = "7d", value_parser = duration_ms)]
-    offline: i64,
-    /// Only show which records it would cover
-    #[arg(long)]
-    dry_run: bool,
-}
-
-#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-enum Onward {
-    /// Read while the grant counts
-    No,
-    /// Keep what was read, beyond the end of the grant
-    Keep,
+    choice: ChoiceArgs,
+    #[command(flatten)]
+    terms: TermsArgs,
 }
 
 /// List grants, given and received
@@ -157,18 +119,19 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<(), Error> {
 }
 
 fn add(session: &Session, args: AddArgs) -> Result<(), Error> {
-    let view = if args.dry_run { view::dry_run } else { view::details };
+    let AddArgs { contact, choice, terms } = args;
+    let view = if choice.dry_run { view::dry_run } else { view::details };
     let grant = NewGrant {
-        contact: args.contact,
-        scope: args.scope.into_filter(args.subject, None),
-        records: args.record,
-        exclude: args.exclude,
-        purpose: args.purpose,
-        basis: args.basis,
-        onward_keep: args.onward == Onward::Keep,
-        expires_ms: args.expires,
-        offline_ms: args.offline,
-        dry_run: args.dry_run,
+        contact,
+        expires_ms: choice.limits.expires_or_default(),
+        offline_ms: choice.limits.offline_or_default(),
+        onward_keep: terms.keeps(),
+        purpose: terms.purpose,
+        basis: terms.basis,
+        scope: choice.scope.into_filter(terms.subject),
+        records: choice.record,
+        exclude: choice.exclude,
+        dry_run: choice.dry_run,
     };
     session.show(command::Command::GrantAdd(grant), view)
 }

@@ -4,6 +4,7 @@ mod add;
 mod audit;
 mod backup;
 mod card;
+mod clock;
 mod completions;
 mod contact;
 mod demo;
@@ -14,11 +15,13 @@ mod init;
 mod keys;
 mod peers;
 mod record;
+mod request;
 mod run;
 mod status;
 mod stop;
 mod store;
 mod sync;
+mod terms;
 mod timeline;
 mod trend;
 
@@ -85,11 +88,15 @@ enum Command {
     Timeline(timeline::Args),
     #[command(subcommand)]
     Grant(grant::Command),
+    #[command(subcommand)]
+    Request(request::Command),
     Sync(sync::Args),
     #[command(subcommand)]
     Audit(audit::Command),
     #[command(subcommand)]
     Keys(keys::Command),
+    #[command(subcommand)]
+    Clock(clock::Command),
     #[command(subcommand)]
     Store(store::Command),
     #[command(subcommand)]
@@ -114,9 +121,11 @@ pub(crate) fn run(cli: Cli) -> Result<(), Error> {
         Command::Trend(args) => trend::run(&session, args),
         Command::Timeline(args) => timeline::run(&session, args),
         Command::Grant(command) => grant::run(&session, command),
+        Command::Request(command) => request::run(&session, command),
         Command::Sync(args) => sync::run(&session, args),
         Command::Audit(command) => audit::run(&session, command),
         Command::Keys(command) => keys::run(&session, command),
+        Command::Clock(command) => clock::run(&session, command),
         Command::Store(command) => store::run(&session, command),
         Command::Backup(command) => backup::run(&session, command),
         Command::Demo(args) => demo::run(&session, &args),
@@ -181,6 +190,16 @@ mod tests {
             "karte grant show ab --cose -o f",
             "karte grant accept ab --adopt",
             "karte grant revoke ab --reason moved",
+            "karte request add hana --kind fhir --category c --code x|y --from 2024 --until 2025 --purpose TREAT \
+             --basis consent --expires 90d --offline 7d --onward no --reason r --qr",
+            "karte request take karte-request:abc",
+            "karte request list",
+            "karte request show ab --qr",
+            "karte request approve ab --dry-run --kind k --category c --code x --from 2024 --until 2025 --record abcd \
+             --exclude HIV --expires 9d --offline 1h",
+            "karte request decline ab --reason no",
+            "karte clock show",
+            "karte clock reset --i-set-the-clock",
             "karte sync sakura --staff s",
             "karte audit list",
             "karte keys export --age-identity --yes",

@@ -31,16 +31,7 @@ pub(crate) enum Command {
     karte record list --grant 5f0c92b1")]
 pub(crate) struct ListArgs {
     #[command(flatten)]
-    scope: ScopeArgs,
-    /// Only about this contact, or `me`
-    #[arg(long, value_name = "CONTACT")]
-    subject: Option<String>,
-    /// Only what came under this grant
-    #[arg(long, value_name = "ID")]
-    grant: Option<String>,
-    /// Only what this contact signed, or `me`
-    #[arg(long, value_name = "CONTACT")]
-    author: Option<String>,
+    select: SelectArgs,
     /// Also those that a fuller record of the same day has taken the place of
     #[arg(long)]
     replaced: bool,
@@ -69,7 +60,7 @@ pub(crate) struct ScopeArgs {
 }
 
 impl ScopeArgs {
-    pub(crate) fn into_filter(self, subject: Option<String>, grant: Option<String>) -> Filter {
+    pub(crate) fn into_filter(self, subject: Option<String>) -> Filter {
         Filter {
             kinds: self.kind,
             categories: self.category,
@@ -77,9 +68,30 @@ impl ScopeArgs {
             from: self.from,
             until: self.until,
             subject,
-            grant,
             ..Filter::default()
         }
+    }
+}
+
+/// Which records of all that are here: for lists and exports.
+#[derive(clap::Args, Debug)]
+pub(crate) struct SelectArgs {
+    #[command(flatten)]
+    scope: ScopeArgs,
+    /// Only about this contact, or `me`
+    #[arg(long, value_name = "CONTACT")]
+    subject: Option<String>,
+    /// Only what came under this grant
+    #[arg(long, value_name = "ID")]
+    grant: Option<String>,
+    /// Only what this contact signed, or `me`
+    #[arg(long, value_name = "CONTACT")]
+    author: Option<String>,
+}
+
+impl SelectArgs {
+    pub(crate) fn into_filter(self) -> Filter {
+        Filter { grant: self.grant, author: self.author, ..self.scope.into_filter(self.subject) }
     }
 }
 
@@ -129,8 +141,8 @@ pub(crate) struct AdoptArgs {
 
 pub(crate) fn run(session: &Session, command: Command) -> Result<(), Error> {
     match command {
-        Command::List(ListArgs { scope, subject, grant, author, replaced }) => {
-            let filter = Filter { author, replaced, ..scope.into_filter(subject, grant) };
+        Command::List(ListArgs { select, replaced }) => {
+            let filter = Filter { replaced, ..select.into_filter() };
             session.show(command::Command::RecordList(filter), view::records)
         }
         Command::Add(args) => add::run(session, *args),

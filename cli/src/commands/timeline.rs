@@ -23,6 +23,6 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
-    let filter: Filter = args.scope.into_filter(args.subject, None);
+    let filter: Filter = args.scope.into_filter(args.subject);
     session.show(Command::Timeline { id: args.id, filter }, view::timeline)
 }

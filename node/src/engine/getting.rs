@@ -15,7 +15,7 @@ use karte_protocol::id::{DeviceId, GrantId, PartyId, RecordId, digest};
 use karte_protocol::identity::PartyLog;
 use karte_protocol::keys::SealingKey;
 use karte_protocol::label;
-use karte_protocol::limits::{SESSION_MS_MAX, WANTS_MAX};
+use karte_protocol::limits::{CLOCK_SKEW_MS_MAX, SESSION_MS_MAX, WANTS_MAX};
 use karte_protocol::message::{Bytes, Fetch, Request, Response, SegmentAndKeys, Want};
 use karte_protocol::seal;
 use karte_protocol::shelf::{self, Handed, Segment, Shelf, ShelfHead};
@@ -396,6 +396,11 @@ impl Engine {
         let Some(segments) = segments.filter(|_| by_holder && is_ours && head.grant == id) else {
             return Ok(());
         };
+        if head.issued_ms > self.now.saturating_add(CLOCK_SKEW_MS_MAX) {
+            // Taken once, it would make every later head of a holder whose clock was mended look like an older one.
+            self.notice(format!("a shelf of grant {} from the future was refused", id.short()));
+            return Ok(());
+        }
         let rolled_back = head.issued_ms < got.row.head_ms || segments < got.row.segments;
         if rolled_back {
             self.notice(format!("an older shelf of grant {} was refused", id.short()));

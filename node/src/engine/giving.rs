@@ -51,10 +51,14 @@ pub(super) struct Given {
 
 impl Given {
     fn covers(&self, record: &RecordId, label: &Label) -> bool {
-        label.subject == self.open.opened.subject
-            && self.open.scope.as_ref().is_some_and(|scope| scope.covers(record, label))
-            && !is_held_back(&self.row.exclude, label)
+        let covers = |scope| is_covered(self.open.opened.subject, scope, &self.row.exclude, record, label);
+        self.open.scope.as_ref().is_some_and(covers)
     }
+}
+
+/// Whether a record goes under a grant: the one answer for grants that are given and for those that would be.
+fn is_covered(subject: PartyId, scope: &Scope, exclude: &[String], record: &RecordId, label: &Label) -> bool {
+    label.subject == subject && scope.covers(record, label) && !is_held_back(exclude, label)
 }
 
 impl Engine {
@@ -70,6 +74,13 @@ impl Engine {
         Ok(())
     }
 
+    /// When acceptances were replaced was told by a clock that was wrong.
+    pub(super) fn forget_replacements(&mut self) {
+        for given in self.given.values_mut() {
+            given.replaced_ms = UnixMs::MIN;
+        }
+    }
+
     fn save_given(&mut self, id: GrantId) -> Result<(), Failure> {
         match self.given.get(&id).map(|given| given.row.clone()) {
             Some(row) => self.put(GIVEN, TOP, id.as_bytes(), &row),
@@ -83,10 +94,21 @@ impl Engine {
         let reader = self.find_contact(&new.contact)?;
         let subject = self.find_subject(new.scope.subject.as_deref())?;
         let scope = self.scope_of_grant(new)?;
+        self.give_scope(new, reader, subject, scope)
+    }
+
+    /// The same with reader, subject and scope found; what `new` says of them is not looked at.
+    pub(super) fn give_scope(
+        &mut self,
+        new: &NewGrant,
+        reader: PartyId,
+        subject: PartyId,
+        scope: Scope,
+    ) -> Result<Vec<Value>, Failure> {
         let (opening, opened) = self.draft(new, reader, subject, &scope)?;
         opened.check()?;
         if new.dry_run {
-            return self.preview(new, subject, &scope);
+            return self.preview(subject, &scope, &new.exclude);
         }
         self.sign_grant(opening, opened, scope, new.exclude.clone())
     }
@@ -224,23 +246,27 @@ impl Engine {
         Ok(((salt, scope_salt), opened))
     }
 
-    /// Which records a grant would cover, without signing anything.
-    fn preview(&self, new: &NewGrant, subject: PartyId, scope: &Scope) -> Result<Vec<Value>, Failure> {
+    /// Which records a grant would cover now, without signing anything: each of them, oldest first, then how many.
+    pub(super) fn preview(
+        &self,
+        subject: PartyId,
+        scope: &Scope,
+        exclude: &[String],
+    ) -> Result<Vec<Value>, Failure> {
         let mut views = Vec::new();
         let mut bytes = 0;
+        let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
         self.each_own(&mut |record, label, row| {
-            if label.subject == subject
-                && scope.covers(&record, &label)
-                && !is_held_back(&new.exclude, &label)
-            {
+            if is_covered(subject, scope, exclude, &record, &label) {
                 bytes += label.bytes;
+                *kinds.entry(label.kind.clone()).or_default() += 1;
                 let seen = super::library::Seen { record, handed: row.handed(record), label, grant: None };
                 views.push((seen.label.effective.map(|time| time.start_ms), record, self.view_record(&seen)));
             }
         })?;
         views.sort_by_key(|view| (view.0, view.1));
         let mut views: Vec<Value> = views.into_iter().map(|(_, _, view)| view).collect();
-        views.push(json!({ "dry_run": true, "records": views.len(), "bytes": bytes }));
+        views.push(json!({ "dry_run": true, "records": views.len(), "bytes": bytes, "kinds": kinds }));
         Ok(views)
     }
 
@@ -416,6 +442,10 @@ impl Engine {
     }
 
     fn put_on_shelf(&mut self, id: GrantId, handed: Vec<Handed>) -> Result<(), Failure> {
+        // Rule 9: only denials are signed then. What waits goes on its shelves when the clock is right.
+        if self.is_clock_behind() {
+            return Ok(());
+        }
         let mut fresh = Vec::new();
         for item in handed {
             if self.store.get(SHELVED, id.as_bytes(), item.record.as_bytes())?.is_none() {
@@ -563,14 +593,15 @@ impl Engine {
         from: PartyId,
         bytes: &[u8],
     ) -> Result<Response, Failure> {
+        // Before anything is looked at: beyond the limit a good signature must not be told from a bad one.
+        if !self.may_ask_again(peer) {
+            return Ok(Response::Denied);
+        }
         let Ok(release) = Signed::<Release>::from_bytes(bytes).verify() else {
             self.refuse(from, None, "a release whose signature is wrong")?;
             return Ok(Response::Denied);
         };
         let id = release.grant;
-        if !self.may_ask_again(peer) {
-            return Ok(Response::Denied);
-        }
         let unseen = self.store.get(RELEASES, id.as_bytes(), release.id().as_bytes())?.is_none();
         let fresh = unseen && decide::is_fresh(&release, self.now);
         let decision = if fresh {
@@ -804,7 +835,7 @@ fn is_held_back(exclude: &[String], label: &Label) -> bool {
     })
 }
 
-fn view_scope(scope: &Scope) -> Value {
+pub(super) fn view_scope(scope: &Scope) -> Value {
     let bound = |bound: grant::Bound| match bound {
         grant::Bound::Instant(at) => time_text(at),
         grant::Bound::Local(at) => {

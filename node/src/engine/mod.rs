@@ -15,6 +15,8 @@
 //! | `getting` | grants this party received: accept, ask, verify what arrives |
 //! | `reading` | opening under a received grant, receipts, and its end |
 //! | `peers` | connections, and what is due to whom |
+//! | `requests` | asking for grants, and answering who asks |
+//! | `clock` | the time floor: what a wrong clock may not do, and how one is forgotten |
 //! | `sync` | `karte sync`: what it waits for and says |
 //! | `audit` | who did what, told to the own user |
 //! | `timeline` | the life of one record, or of all, in order |
@@ -26,6 +28,7 @@
 //! | `reload` | back to what the store holds, when the disk is full |
 
 mod audit;
+mod clock;
 mod export;
 mod getting;
 mod giving;
@@ -36,6 +39,7 @@ mod people;
 mod reading;
 mod recover;
 mod reload;
+mod requests;
 mod rows;
 mod select;
 mod snapshot;
@@ -57,7 +61,6 @@ use karte_protocol::id::{DeviceId, Digest, EntryId, GrantId, PartyId, RecordId};
 use karte_protocol::identity::{LogError, PartyLog, State};
 use karte_protocol::keys::Recipient;
 use karte_protocol::label::Label;
-use karte_protocol::limits::CLOCK_SKEW_MS_MAX;
 use karte_protocol::message::{Fetch, Frame};
 use karte_protocol::seal::FileKey;
 use karte_protocol::signed::{By, Signed, Verified};
@@ -80,9 +83,6 @@ pub use reload::{denied, full};
 pub(crate) use select::{effective_day, effective_text};
 pub use snapshot::RowSink;
 pub(crate) use snapshot::{ENTRIES_TABLE, OWN_TABLE};
-
-/// No clock of a machine that runs this version can truly stand before this: 2026-05-01 (part of SPEC rule 9).
-const RELEASED_MS: UnixMs = 1_777_593_600_000;
 
 /// Names a command until it is answered.
 pub type Ticket = u64;
@@ -367,6 +367,7 @@ pub struct Engine {
     peers: BTreeMap<DeviceId, Peer>,
     streams: BTreeMap<StreamId, (DeviceId, GrantId)>,
     syncs: Vec<SyncRun>,
+    requests: requests::Requests,
     /// Holders who have not confirmed all our receipts.
     owes_receipts: BTreeSet<PartyId>,
     redial: BTreeMap<PartyId, Redial>,
@@ -477,6 +478,7 @@ impl Engine {
             peers: BTreeMap::new(),
             streams: BTreeMap::new(),
             syncs: vec![],
+            requests: requests::Requests::default(),
             owes_receipts: BTreeSet::new(),
             redial: BTreeMap::new(),
             halt: None,
@@ -490,6 +492,7 @@ impl Engine {
         engine.load_given()?;
         engine.load_got()?;
         engine.load_recalls()?;
+        engine.load_requests()?;
         Ok(engine)
     }
 
@@ -639,6 +642,14 @@ impl Engine {
             Command::GrantAccept { id, adopt } => self.accept_by_hand(&id, adopt),
             Command::GrantDecline { id } => self.decline(&id),
             Command::GrantRevoke { id, reason } => self.revoke(&id, &reason),
+            Command::RequestAdd(new) => self.add_request(&new),
+            Command::RequestTake { text } => self.take_request(&text),
+            Command::RequestList => Ok(self.list_requests()),
+            Command::RequestShow { id } => self.show_request(&id),
+            Command::RequestApprove(approval) => self.approve(&approval),
+            Command::RequestDecline { id, reason } => self.decline_request(&id, &reason),
+            Command::ClockShow => Ok(self.show_clock()),
+            Command::ClockReset => self.reset_clock(),
             Command::Sync { contact, staff } => return self.start_sync(ticket, contact.as_deref(), &staff),
             Command::AuditList => self.show_audit(),
             Command::KeysExport => {
@@ -686,21 +697,6 @@ impl Engine {
     fn tick(&mut self) -> Result<(), Failure> {
         self.end_expired()?;
         self.renew()
-    }
-
-    /// SPEC rule 9: whether the clock stands far behind the time floor. Ended permissions would live again, so only
-    /// denials are signed then, and nothing is served or opened.
-    fn is_clock_behind(&self) -> bool {
-        let floor = UnixMs::try_from(self.store.time_floor_ms()).unwrap_or(UnixMs::MAX).max(RELEASED_MS);
-        self.now.saturating_add(CLOCK_SKEW_MS_MAX) < floor
-    }
-
-    fn require_clock(&self) -> Result<(), Failure> {
-        if !self.is_clock_behind() {
-            return Ok(());
-        }
-        Err(Failure::failed("the clock of this machine is behind the time this node has already seen")
-            .next("Set the clock. Until then nothing is granted, served or opened; revoking still works."))
     }
 
     // --- the own party

@@ -5,12 +5,13 @@
 //! after a pause.
 
 use super::getting::introduce;
+use super::select::time_text;
 use super::{Effect, Engine, RequestId};
 use crate::failure::{Failure, Kind};
 use karte_protocol::consent::{Receipt, Release, Status};
 use karte_protocol::entry::Entry;
 use karte_protocol::id::{DeviceId, GrantId, ObjectId, PartyId};
-use karte_protocol::limits::LEASE_MS_MAX;
+use karte_protocol::limits::{CLOCK_SKEW_MS_MAX, LEASE_MS_MAX};
 use karte_protocol::message::{Bytes, Request, Response};
 use karte_protocol::signed::{Signed, Verified};
 use karte_protocol::time::{MINUTE_MS, SECOND_MS, UnixMs};
@@ -53,6 +54,10 @@ pub enum Duty {
     Fetch(GrantId),
     /// Say that a shelf has grown.
     News(GrantId),
+    /// Ask for access.
+    Ask(ObjectId),
+    /// Say what became of a request.
+    Answer(ObjectId),
     /// Hand over receipts.
     Receipts,
     /// Ask for entries of our own log that we lack.
@@ -133,6 +138,17 @@ impl Peer {
             staff: self.staff,
             ..Self::default()
         }
+    }
+
+    /// The same connection; who is greeted on it is asked for a Hello, with a Status, once more.
+    pub(super) fn greeted_anew(self) -> Self {
+        let was_greeted = self.greeted;
+        let mut anew = self.only_the_connection();
+        if was_greeted {
+            (anew.greeted, anew.party) = (false, None);
+            anew.greet_again();
+        }
+        anew
     }
 
     /// Our Hello is sent again, whoever called.
@@ -294,6 +310,7 @@ impl Engine {
                 | Request::Release { .. }
                 | Request::Segments { .. }
                 | Request::News { .. }
+                | Request::Ask { .. }
         );
         if needs_our_name && !self.is_sound() {
             return Ok(Response::Denied);
@@ -332,6 +349,8 @@ impl Engine {
                 self.take_head(grant, &head)?;
                 Ok(Response::Done)
             }
+            Request::Ask { request } => Ok(done_if(self.take_ask(from, &request)?)),
+            Request::Answer { request, answer } => Ok(done_if(self.take_verdict(from, request, answer)?)),
             Request::Receipts { receipts } => self.take_receipts(from, &receipts),
             Request::Entries { .. } | Request::Log { .. } => Ok(Response::Denied),
         }
@@ -392,6 +411,11 @@ impl Engine {
         let Ok(status) = Signed::<Status>::from_bytes(bytes).verify() else {
             return Ok(());
         };
+        if status.issued_ms > self.now.saturating_add(CLOCK_SKEW_MS_MAX) {
+            let (name, theirs, ours) =
+                (self.name_of(party), time_text(status.issued_ms), time_text(self.now));
+            self.notice(format!("the clock of {name} says {theirs}, and this machine's {ours}: one of them is wrong, and nothing is shared"));
+        }
         let whole = self.take_status(party, status)?;
         let follows = self.got.values().any(|got| got.row.holder == party);
         if !whole && follows {
@@ -496,6 +520,8 @@ impl Engine {
             }
             (Duty::Offer(id), Response::Done) => self.offer_delivered(id),
             (Duty::Accept(id), Response::Done) => self.accept_delivered(id),
+            (Duty::Ask(id), Response::Done) => self.ask_delivered(id),
+            (Duty::Answer(id), Response::Done) => self.answer_delivered(id),
             (Duty::Release(id), response) => self.take_session(peer, id, response),
             (Duty::Segments(id), Response::Segments { segments }) => self.take_segments(id, &segments),
             (Duty::Segments(id), _) => {
@@ -610,6 +636,7 @@ impl Engine {
         duties.extend(self.offers_due(party).into_iter().map(Duty::Offer));
         duties.extend(self.reading_duties(party, peer));
         duties.extend(self.recall_duties(party));
+        duties.extend(self.request_duties(party));
         for (id, given) in &self.given {
             let told = state.told.get(id).copied().unwrap_or_default();
             if state.serving.contains_key(id) && given.row.segments > told {
@@ -663,6 +690,8 @@ impl Engine {
                 None
             }
             Duty::News(grant) => self.news_request(peer, grant)?,
+            Duty::Ask(id) => self.ask_message(id),
+            Duty::Answer(id) => self.answer_message(id),
             Duty::Receipts => self.receipts_request(peer)?,
         };
         if let Some(request) = request {

@@ -518,6 +518,7 @@ impl Engine {
             "journal_bytes": stats.journal_bytes,
             "started": self.started,
             "standing": self.show_standing(),
+            "clock": if self.is_clock_behind() { "behind" } else { "right" },
         })])
     }
 

@@ -6,7 +6,7 @@
 use crate::store::Table;
 use karte_protocol::grant::Opening;
 use karte_protocol::id::{Digest, GrantId, ObjectId, PartyId, RecordId};
-use karte_protocol::message::Bytes;
+use karte_protocol::message::{Answer, Bytes};
 use karte_protocol::seal::{FILE_KEY_BYTES, FileKey};
 use karte_protocol::shelf::Handed;
 use karte_protocol::time::UnixMs;
@@ -56,8 +56,12 @@ pub(super) const LOST: Table = Table(19);
 pub(super) const SOURCES: Table = Table(20);
 /// "" → record → the record that took its place.
 pub(super) const REPLACED: Table = Table(21);
+/// "" → request id → [`SentRow`]. Requests of this party.
+pub(super) const SENT_REQUESTS: Table = Table(31);
+/// "" → request id → [`AskedRow`]. Requests to this party.
+pub(super) const ASKED: Table = Table(32);
 /// The highest table.
-pub(super) const TABLE_MAX: u8 = 21;
+pub(super) const TABLE_MAX: u8 = 32;
 
 /// The parent of rows that have none.
 pub(super) const TOP: &[u8] = b"";
@@ -150,6 +154,31 @@ pub(super) struct ReceivedRow {
     /// Outside the grant's scope, or of an author whose signature cannot be traced: kept from sight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<String>,
+    pub at_ms: UnixMs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SentRow {
+    /// COSE bytes of the request.
+    pub request: Bytes,
+    /// The other side has it.
+    pub delivered: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
+    pub at_ms: UnixMs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AskedRow {
+    /// COSE bytes of the request.
+    pub request: Bytes,
+    pub from: PartyId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
+    /// The asker has confirmed the answer.
+    pub told: bool,
     pub at_ms: UnixMs,
 }
 

@@ -50,7 +50,7 @@ pub(super) fn scope_of(filter: &Filter) -> Result<Scope, Failure> {
     })
 }
 
-fn code(text: &str) -> Code {
+pub(super) fn code(text: &str) -> Code {
     match text.rsplit_once('|') {
         Some((system, code)) => Code { system: system.into(), code: code.into() },
         None => Code { system: String::new(), code: text.into() },
@@ -66,7 +66,7 @@ pub(super) fn code_text(code: &Code) -> String {
 }
 
 /// `2015`, `2015-06`, `2015-06-01`, a wall-clock time without offset, or an instant with one.
-fn bound(text: &str) -> Result<Bound, Failure> {
+pub(super) fn bound(text: &str) -> Result<Bound, Failure> {
     if let Ok(instant) = text.parse::<jiff::Timestamp>() {
         return Ok(Bound::Instant(instant.as_millisecond()));
     }

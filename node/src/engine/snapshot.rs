@@ -8,8 +8,8 @@
 
 use super::Engine;
 use super::rows::{
-    CONTACTS, ENTRIES, GIVEN, GONE, GOT, KNOWN, LABELS, META, OUTBOX, OWN, OWN_SHELF, RECEIPTS, REFUSALS,
-    RELEASES, SEGMENTS, SHELVED, TOP,
+    ASKED, CONTACTS, ENTRIES, GIVEN, GONE, GOT, KNOWN, LABELS, META, OUTBOX, OWN, OWN_SHELF, RECEIPTS,
+    REFUSALS, RELEASES, SEGMENTS, SENT_REQUESTS, SHELVED, TOP,
 };
 use crate::backup::Row;
 use crate::failure::Failure;
@@ -23,7 +23,7 @@ pub type RowSink = Box<dyn FnMut(Vec<Row>) -> bool + Send>;
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Tables that a backup holds. A new table is left out until it is put here.
-const KEPT: [Table; 16] = [
+const KEPT: [Table; 18] = [
     ENTRIES,
     CONTACTS,
     GIVEN,
@@ -36,6 +36,8 @@ const KEPT: [Table; 16] = [
     RELEASES,
     RECEIPTS,
     OUTBOX,
+    SENT_REQUESTS,
+    ASKED,
     REFUSALS,
     META,
     GONE,

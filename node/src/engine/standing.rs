@@ -84,9 +84,11 @@ impl Engine {
     pub(super) fn signs(command: &Command) -> bool {
         match command {
             Command::GrantAdd(grant) => !grant.dry_run,
+            Command::RequestApprove(approval) => !approval.dry_run,
             Command::GrantAccept { .. }
             | Command::GrantDecline { .. }
             | Command::GrantRevoke { .. }
+            | Command::RequestAdd(_)
             | Command::RecordAdopt { .. } => true,
             _ => false,
         }

@@ -50,6 +50,9 @@ impl Store for Filled {
     fn raise_time_floor(&mut self, floor_ms: u64) {
         self.memory.raise_time_floor(floor_ms);
     }
+    fn lower_time_floor(&mut self, floor_ms: u64) -> Result<(), StoreError> {
+        self.memory.lower_time_floor(floor_ms)
+    }
     fn stats(&self) -> Stats {
         self.memory.stats()
     }

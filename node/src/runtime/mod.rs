@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 /// Inputs that may wait for the engine. 1,024: some milliseconds of its work; whoever sends more waits.
 const INBOX_MAX: usize = 1_024;
@@ -44,6 +45,9 @@ const GROUP_MAX: usize = 128;
 const EFFECTS_MAX: usize = 64;
 /// Largest want-list, in bytes. 128 KiB: 1,000 wants are half of that, and a stranger's stream holds no more.
 const WANT_LIST_BYTES_MAX: u32 = 128 * 1024;
+/// How long after its request a Denied goes out, at the earliest. 5 ms: longer than anything that is looked up for it, so
+/// that its time tells no more of the reason than its bytes.
+const DENIED_AFTER: Duration = Duration::from_millis(5);
 /// How often the engine is told that time passed.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -92,7 +96,8 @@ struct Shared {
     importing: RwLock<()>,
     // std's Mutex, not tokio's: nothing awaits under these.
     waiting: Mutex<HashMap<Ticket, mpsc::Sender<Told>>>,
-    replies: Mutex<HashMap<RequestId, Reply>>,
+    /// With when they were asked for.
+    replies: Mutex<HashMap<RequestId, (Reply, Instant)>>,
     streams: Mutex<HashMap<StreamId, mpsc::Sender<serve::Order>>>,
     fetches: Mutex<HashMap<GrantId, AbortHandle>>,
     notices: broadcast::Sender<String>,
@@ -348,6 +353,23 @@ fn answer_with(effect: Effect, failure: &Failure) -> Option<Effect> {
     }
 }
 
+/// Answers a peer; a Denied not before its time. How many wait is bounded by the replies that the network lets pend.
+fn send_reply(reply: Reply, asked: Instant, body: Vec<u8>) {
+    let send = move |body| {
+        if let Err(error) = reply.send(body) {
+            tracing::debug!(%error, "a reply was not sent");
+        }
+    };
+    if engine::denied().is_some_and(|denied| denied == body) {
+        drop(tokio::spawn(async move {
+            tokio::time::sleep_until(asked + DENIED_AFTER).await;
+            send(body);
+        }));
+    } else {
+        send(body);
+    }
+}
+
 async fn tick(inbox: mpsc::Sender<Input>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -370,8 +392,8 @@ async fn listen(node: Node, mut events: mpsc::Receiver<NetEvent>) {
             }
             NetEvent::Disconnected { peer } => node.send(Input::Disconnected(DeviceId::from(peer))).await,
             NetEvent::Request { peer, body, reply } => {
-                let id = node.number();
-                lock(&node.shared.replies).insert(id, reply);
+                let (id, asked) = (node.number(), Instant::now());
+                lock(&node.shared.replies).insert(id, (reply, asked));
                 node.send(Input::Request(DeviceId::from(peer), id, body)).await;
             }
             NetEvent::Stream { peer, mut stream } => {
@@ -415,10 +437,8 @@ impl Node {
                 }));
             }
             Effect::Reply(id, body) => {
-                if let Some(reply) = lock(&self.shared.replies).remove(&id)
-                    && let Err(error) = reply.send(body)
-                {
-                    tracing::debug!(%error, "a reply was not sent");
+                if let Some((reply, asked)) = lock(&self.shared.replies).remove(&id) {
+                    send_reply(reply, asked, body);
                 }
             }
             Effect::Serve(stream, items) => self.order(stream, serve::Order::Serve(items)),

@@ -203,6 +203,10 @@ fn the_time_floor_only_rises(store: &mut dyn Store) {
     store.raise_time_floor(50);
     store.raise_time_floor(40);
     assert_eq!(store.time_floor_ms(), 50);
+    store.lower_time_floor(60).unwrap();
+    assert_eq!(store.time_floor_ms(), 50, "lowering does not raise");
+    store.lower_time_floor(45).unwrap();
+    assert_eq!(store.time_floor_ms(), 45, "unless it is lowered by name");
 }
 
 fn a_full_group_is_committed_early(store: &mut dyn Store) {

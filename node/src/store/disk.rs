@@ -351,6 +351,16 @@ impl Store for Disk {
         self.time_floor_ms = self.time_floor_ms.max(floor_ms);
     }
 
+    fn lower_time_floor(&mut self, floor_ms: u64) -> Result<(), StoreError> {
+        self.check_alive()?;
+        self.time_floor_ms = self.time_floor_ms.min(floor_ms);
+        let says = Testimony { time_floor_ms: self.time_floor_ms, ..self.witness.says };
+        self.poisoned = true;
+        self.witness.write_both(&self.keys, says)?;
+        self.poisoned = false;
+        Ok(())
+    }
+
     fn settle(&mut self) -> Result<(), StoreError> {
         self.adopt_copy()
     }

@@ -106,6 +106,26 @@ fn disk_keeps_the_contract() {
     assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0, "nothing is left over");
 }
 
+/// A clock in 2099 was committed once. The floor that its user lowers stays low, whichever witness file is lost.
+#[test]
+fn a_floor_that_was_lowered_stays_low() {
+    const IN_2099: u64 = 4_080_000_000_000;
+    for lost in ["", "witness.0", "witness.1"] {
+        let (dir, _) = committed(1);
+        let (mut disk, _) = open(dir.path());
+        disk.raise_time_floor(IN_2099);
+        disk.write(put(T, "mary", "1", "in 2099")).unwrap();
+        disk.commit().unwrap();
+        disk.lower_time_floor(99).unwrap();
+        drop(disk);
+        if !lost.is_empty() {
+            fs::remove_file(dir.path().join(lost)).unwrap();
+        }
+        let (disk, _) = open(dir.path());
+        assert_eq!((count(&disk), disk.time_floor_ms()), (2, 99), "without {lost:?}");
+    }
+}
+
 #[test]
 fn a_clean_close_is_opened_as_it_was() {
     let (dir, _) = committed(3);

@@ -118,6 +118,12 @@ impl Store for Memory {
         self.time_floor_ms = self.time_floor_ms.max(floor_ms);
     }
 
+    fn lower_time_floor(&mut self, floor_ms: u64) -> Result<(), StoreError> {
+        self.time_floor_ms = self.time_floor_ms.min(floor_ms);
+        self.committed_floor_ms = self.committed_floor_ms.min(floor_ms);
+        Ok(())
+    }
+
     fn stats(&self) -> Stats {
         let pending_bytes = self.pending.size_bytes() as u64;
         Stats { commits: self.commits, pending_bytes, ..Stats::default() }

@@ -106,6 +106,10 @@ pub trait Store: Send {
     /// `close`.
     fn raise_time_floor(&mut self, floor_ms: u64);
 
+    /// Lowers the time floor (a higher value is ignored): its own user says that the clock was wrong. Durable when it
+    /// returns, whichever of the witness files is lost later.
+    fn lower_time_floor(&mut self, floor_ms: u64) -> Result<(), StoreError>;
+
     /// Accepts that the store lives where it lies now, after it was found to be a copy. Durable when it returns; a
     /// store without a place has nothing to do.
     fn settle(&mut self) -> Result<(), StoreError> {

@@ -7,7 +7,9 @@ use crate::{Vectors, put};
 use karte_protocol::card::Card;
 use karte_protocol::consent::Status;
 use karte_protocol::entry::{Act, Device, Genesis};
+use karte_protocol::grant::Scope;
 use karte_protocol::label::Label;
+use karte_protocol::request::AccessRequest;
 use karte_protocol::signed::Statement;
 use karte_protocol::time::DAY_MS;
 
@@ -61,6 +63,19 @@ pub(crate) fn bounds(cast: &Cast, vectors: &mut Vectors) {
     let mut receipt = cast.receipt();
     receipt.records = vec![record("one"); 1_001];
     bound(vectors, cast, "bounds_receipt_1001_records", "1,001 records", receipt);
+    let asking = |change: &dyn Fn(&mut AccessRequest)| {
+        let mut asking = cast.access_request();
+        change(&mut asking);
+        asking
+    };
+    let empty = asking(&|asking| asking.scope = Scope::default());
+    bound(vectors, cast, "bounds_access_request_scope_empty", "neither kinds nor records", empty);
+    let wide = asking(&|asking| asking.scope.kinds = vec!["x".repeat(8_192)]);
+    bound(vectors, cast, "bounds_access_request_scope_bytes", "a scope over 8,192 bytes", wide);
+    let long = asking(&|asking| asking.duration_ms = 366 * DAY_MS + 1);
+    bound(vectors, cast, "bounds_access_request_duration", "366 days and 1 ms", long);
+    let reason = asking(&|asking| asking.reason = "x".repeat(501));
+    bound(vectors, cast, "bounds_access_request_reason", "a reason of 501 bytes", reason);
     let mut segment = cast.segment();
     segment.records = vec![record("one"); 1_000];
     bound(vectors, cast, "bounds_segment_1001_records", "1,000 records and one withdrawn", segment);

@@ -11,6 +11,7 @@ use karte_protocol::grant::{Bound, Onward, Opened, Opening, Reader, Scope, Windo
 use karte_protocol::id::{DeviceId, ObjectId, PartyId, RecordId, Salt, digest};
 use karte_protocol::identity::Head;
 use karte_protocol::label::{Code, Effective, Group, Label};
+use karte_protocol::request::AccessRequest;
 use karte_protocol::shelf::{Chain, Segment, Shelf, ShelfHead};
 use karte_protocol::signed::{Statement, Verified};
 use karte_protocol::time::{DAY_MS, HOUR_MS};
@@ -174,6 +175,22 @@ impl Cast {
             at_ms: NOW_MS,
             seq: 1,
             prev: Some(object("receipt before")),
+        }
+    }
+
+    pub(crate) fn access_request(&self) -> AccessRequest {
+        AccessRequest {
+            to: self.aiko,
+            subject: self.aiko,
+            scope: self.scope.clone(),
+            purpose: "TREAT".into(),
+            basis: "consent".into(),
+            duration_ms: 90 * DAY_MS,
+            offline_ms: 7 * DAY_MS,
+            onward: Onward::No,
+            reason: "before the operation".into(),
+            nonce: salt("request"),
+            at_ms: NOW_MS,
         }
     }
 

@@ -11,17 +11,19 @@ use karte_protocol::grant::{GrantError, OPENING_BYTES_MAX, Opening};
 use karte_protocol::id::{RecordId, digest, hex};
 use karte_protocol::label::{Label, open_label};
 use karte_protocol::message::{Fetch, Frame, Request, Response};
+use karte_protocol::request::AccessRequest;
 use karte_protocol::seal::{self, FileKey};
 use karte_protocol::shelf::{Segment, ShelfHead};
 use karte_protocol::signed::{Signed, SignedError, Statement};
 
 /// Every kind that is signed.
-pub(crate) const SIGNED_KINDS: [&str; 11] = [
+pub(crate) const SIGNED_KINDS: [&str; 12] = [
     Entry::KIND,
     Status::KIND,
     Accept::KIND,
     Release::KIND,
     Receipt::KIND,
+    AccessRequest::KIND,
     Library::KIND,
     BackupList::KIND,
     Segment::KIND,
@@ -39,6 +41,7 @@ pub(crate) fn judge(vector: &Vector) -> Result<Option<String>, &'static str> {
         "accept" => signed_id::<Accept>(bytes),
         "release" => signed_id::<Release>(bytes),
         "receipt" => signed_id::<Receipt>(bytes),
+        "access-request" => signed_id::<AccessRequest>(bytes),
         "library" => signed_id::<Library>(bytes),
         "backup-list" => signed_id::<BackupList>(bytes),
         "segment" => signed_id::<Segment>(bytes),

@@ -6,7 +6,7 @@ use crate::people::id_of;
 use crate::vector::Vector;
 use crate::{Vectors, put};
 use karte_protocol::encoding::EncodingError;
-use karte_protocol::message::{Fetch, Frame, Hello, Request, Response, SegmentAndKeys, Want};
+use karte_protocol::message::{Answer, Fetch, Frame, Hello, Request, Response, SegmentAndKeys, Want};
 use serde_bytes::ByteBuf;
 
 /// One vector of every message.
@@ -25,6 +25,15 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
         ("release", Request::Release { release: bytes("a signed Release") }),
         ("segments", Request::Segments { grant, from: 2 }),
         ("news", Request::News { grant, head: bytes("a signed ShelfHead") }),
+        ("ask", Request::Ask { request: bytes("a signed AccessRequest") }),
+        (
+            "answer_approved",
+            Request::Answer { request: object("request"), answer: Answer::Approved { grant } },
+        ),
+        (
+            "answer_declined",
+            Request::Answer { request: object("request"), answer: Answer::Declined { reason: "no".into() } },
+        ),
         ("receipts", Request::Receipts { receipts: vec![bytes("a signed Receipt")] }),
     ];
     for (name, request) in requests {

@@ -22,6 +22,7 @@ pub(crate) fn objects(cast: &Cast, vectors: &mut Vectors) {
     (first.seq, first.prev, first.what) = (0, None, Deed::Stopped);
     first.records.clear();
     accepted(vectors, "receipt_first", "without records, without prev", &cast.desk, first);
+    accepted(vectors, "access_request", "before any grant", &cast.desk, cast.access_request());
     accepted(vectors, "segment", "of a granted shelf", &cast.phone, cast.segment());
     let own = Segment {
         shelf: Shelf::Own { library: 1 },

@@ -52,6 +52,9 @@ pub struct Fuzz {
     json: bool,
 }
 
+/// Takes the name of a file it may write, and the input.
+type Feed = dyn Fn(&Path, &[u8]) + Sync;
+
 /// A parser, what it is fed with, and what it looks for.
 struct Target {
     name: &'static str,
@@ -60,8 +63,7 @@ struct Target {
     endings: &'static [&'static str],
     seeds: Vec<Vec<u8>>,
     words: Vec<&'static [u8]>,
-    /// Takes the name of a file it may write, and the input.
-    feed: Box<dyn Fn(&Path, &[u8]) + Sync>,
+    feed: Box<Feed>,
 }
 
 /// True when nothing panicked and memory stayed within its bound.

@@ -14,6 +14,7 @@ use karte_protocol::identity::PartyLog;
 use karte_protocol::keys::{Recipient, SealingKey};
 use karte_protocol::label::{self, Label};
 use karte_protocol::message::{Bytes, Fetch, Frame, Request, Response};
+use karte_protocol::request::AccessRequest;
 use karte_protocol::seal::{self, FileKey};
 use karte_protocol::shelf::{self, Segment, ShelfHead};
 use karte_protocol::signed::{Signed, Statement, Verified};
@@ -103,6 +104,7 @@ pub(super) fn targets() -> io::Result<Vec<Target>> {
         signed::<Accept>(&vectors),
         signed::<Release>(&vectors),
         signed::<Receipt>(&vectors),
+        signed::<AccessRequest>(&vectors),
         signed::<Library>(&vectors),
         signed::<BackupList>(&vectors),
         signed::<Segment>(&vectors),
