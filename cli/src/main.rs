@@ -10,6 +10,7 @@ mod parse;
 mod passphrase;
 mod session;
 mod view;
+mod words;
 
 use clap::Parser;
 use clap::error::ErrorKind;

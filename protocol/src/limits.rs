@@ -28,6 +28,9 @@ pub const CLOCK_SKEW_MS_MAX: i64 = 10 * crate::time::MINUTE_MS;
 pub const SESSION_MS_MAX: i64 = crate::time::HOUR_MS;
 /// Longest text of a card, in characters. A Genesis, some devices, five addresses; still one QR code (version 40 holds 2,953 bytes).
 pub const CARD_CHARS_MAX: usize = 2_900;
+/// Longest text of a recovery (key, request, approval), in bytes. 64 KiB: the identity entries of a party that changed
+/// devices a hundred times; read from mail or a file. One that fits a QR code has at most [`CARD_CHARS_MAX`] characters.
+pub const RECOVERY_TEXT_BYTES_MAX: usize = 64 * 1024;
 /// Largest plaintext of one record, in bytes. 256 TiB: far above any file, and far below where sums overflow.
 pub const RECORD_BYTES_MAX: u64 = 1 << 48;
 /// Longest name of a party or alias, in bytes.

@@ -28,6 +28,7 @@ use karte_protocol::id::{DeviceId, ObjectId, PartyId, RecordId, Salt, digest, he
 use karte_protocol::identity::Head;
 use karte_protocol::label::{Code, Effective, Group, Label, open_label, seal_label};
 use karte_protocol::message::{Fetch, Frame, Hello, Request, Response, SegmentAndKeys, Want};
+use karte_protocol::recovery::{Approval, KeyNote, RecoveryError, RecoveryRequest, RecoveryText};
 use karte_protocol::seal::{self, FileKey};
 use karte_protocol::shelf::{Chain, Segment, Shelf, ShelfHead};
 use karte_protocol::signed::{Signed, SignedError, Statement, Verified};
@@ -148,6 +149,9 @@ fn judge(vector: &Vector) -> Result<Option<String>, &'static str> {
         "response" => Response::from_bytes(bytes).map(|_| None).map_err(encoding_layer),
         "fetch" => Fetch::from_bytes(bytes).map(|_| None).map_err(encoding_layer),
         "frame" => Frame::from_bytes(bytes).map(|_| None).map_err(encoding_layer),
+        "recovery-key" => recovery_text::<KeyNote>(bytes),
+        "recovery-request" => recovery_text::<RecoveryRequest>(bytes),
+        "recovery-approval" => recovery_text::<Approval>(bytes),
         "slice" => {
             let record: RecordId = vector.header("record").parse().expect("a record id");
             let number = |name| vector.header(name).parse::<u64>().expect("a number");
@@ -166,6 +170,18 @@ fn judge(vector: &Vector) -> Result<Option<String>, &'static str> {
             Ok(Some(digest(bytes).to_hex()))
         }
         other => panic!("unknown kind {other}"),
+    }
+}
+
+/// A text of a recovery; a request's id is the digest of its terms.
+fn recovery_text<T: RecoveryText>(bytes: &[u8]) -> Result<Option<String>, &'static str> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "text")?;
+    match T::from_text(text) {
+        Ok(_) => Ok(None),
+        Err(RecoveryError::Other { .. }) => Err("text"),
+        Err(RecoveryError::Version(_)) => Err("kind"),
+        Err(RecoveryError::Bound(_)) => Err("bounds"),
+        Err(_) => Err("canonical"),
     }
 }
 
@@ -280,6 +296,7 @@ fn made() -> BTreeMap<String, Vector> {
     objects(&cast, &mut vectors);
     openings(&cast, &mut vectors);
     messages(&cast, &mut vectors);
+    recoveries(&cast, &mut vectors);
     envelopes(&cast, &mut vectors);
     payloads(&cast, &mut vectors);
     bounds(&cast, &mut vectors);
@@ -737,6 +754,9 @@ fn messages(cast: &Cast, vectors: &mut Vectors) {
         ("hello", Request::Hello(hello())),
         ("entries", Request::Entries { of, entries: vec![bytes("a signed Entry")] }),
         ("log", Request::Log { of, have }),
+        ("recovery_key", Request::RecoveryKey),
+        ("openings", Request::Openings { after: None }),
+        ("openings_after", Request::Openings { after: Some(grant) }),
         ("status", Request::Status { status: bytes("a signed Status") }),
         ("offer", Request::Offer { grant, opening: bytes("an age file") }),
         ("accept", Request::Accept { accept: bytes("a signed Accept") }),
@@ -758,6 +778,8 @@ fn messages(cast: &Cast, vectors: &mut Vectors) {
         ("hello", Response::Hello(hello())),
         ("done", Response::Done),
         ("entries", Response::Entries { entries: vec![bytes("a signed Entry")], more: true }),
+        ("recovery_key", Response::RecoveryKey { commitment: digest_of("a recovery key") }),
+        ("openings", Response::Openings { openings: vec![bytes("an age file")], more: false }),
         (
             "session",
             Response::Session { status: bytes("a signed Status"), head: bytes("a signed ShelfHead") },
@@ -820,6 +842,69 @@ fn messages(cast: &Cast, vectors: &mut Vectors) {
     let large = Request::Status { status: ByteBuf::from(vec![0; 1024 * 1024]) };
     let error = large.to_bytes().expect_err("a megabyte and a little");
     assert!(matches!(error, EncodingError::TooLarge { .. }), "one does not write what others refuse");
+}
+
+/// The texts of a recovery.
+fn recoveries(cast: &Cast, vectors: &mut Vectors) {
+    use base64::Engine;
+    let log = log_of([cast.genesis()]);
+    let terms = RecoverTerms {
+        party: cast.aiko,
+        r#gen: 1,
+        devices: vec![Writer::named("Aiko's new phone").device()],
+        next_recovery: vec![recovery("Aiko's words").commitment(), recovery("the clinic's key").commitment()],
+        threshold: 2,
+    };
+    let note = KeyNote::new(cast.aiko, recovery("the clinic's key").commitment());
+    let request = RecoveryRequest::new("愛子", terms.clone(), &log);
+    let approval = Approval::sign(&terms, &recovery("Aiko's words"), None).expect("signs");
+    let texts = [
+        ("recovery_key", "recovery-key", "a commitment for a party", note.to_text()),
+        (
+            "recovery_request",
+            "recovery-request",
+            "terms, and the identity entries below them",
+            request.to_text(),
+        ),
+        ("recovery_approval", "recovery-approval", "without a card", approval.to_text()),
+    ];
+    for (name, kind, comment, text) in texts {
+        put(vectors, name, Vector::accept(kind, None, comment, text.expect("has a text")));
+    }
+    let changed = |change: &dyn Fn(&mut Cbor)| {
+        let mut value = tree(&approval);
+        change(&mut value);
+        let body = base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(value.bytes());
+        format!("{}{body}", Approval::PREFIX)
+    };
+    let whole = changed(&|_| {});
+    let refused = [
+        (
+            "text_of_a_request",
+            "text",
+            "a request where an approval is expected",
+            whole.replace("approval", "recover"),
+        ),
+        ("text_without_prefix", "text", "no prefix", whole.replace(Approval::PREFIX, "")),
+        (
+            "field_unknown",
+            "canonical",
+            "an unknown field",
+            changed(&|value| value.insert("note", Cbor::text("hi"))),
+        ),
+        ("field_missing", "canonical", "no signature", changed(&|value| value.remove("signature"))),
+        ("not_sorted", "canonical", "fields out of order", changed(&Cbor::reverse)),
+        ("version", "kind", "version 2", changed(&|value| *value.at(&["version"]) = Cbor::Uint(2))),
+        (
+            "signature_short",
+            "bounds",
+            "a signature of 63 bytes",
+            changed(&|value| *value.at(&["signature"]) = Cbor::Bytes(vec![0; 63])),
+        ),
+    ];
+    for (name, layer, comment, text) in refused {
+        put(vectors, &format!("recovery_{name}"), Vector::refuse("recovery-approval", layer, comment, text));
+    }
 }
 
 /// What is wrong around the payload.

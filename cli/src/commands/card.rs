@@ -6,7 +6,6 @@ use karte_node::command::Command;
 use karte_node::failure::Failure;
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
-use serde_json::Value;
 
 /// Show your card
 ///
@@ -24,22 +23,27 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(session: &Session, args: &Args) -> Result<(), Error> {
+    shown(session, Command::Card, args.qr)
+}
+
+/// Shows what a command gives that has a card in it.
+pub(crate) fn shown(session: &Session, command: Command, qr: bool) -> Result<(), Error> {
     if session.json {
-        return session.show(Command::Card, view::card);
+        return session.show(command, view::card);
     }
-    let items = session.items(Command::Card)?;
+    let items = session.items(command)?;
     output::print(&view::card(&items))?;
-    if args.qr {
-        output::print(&draw(&items)?)?;
+    if qr {
+        let text = items.iter().find_map(|item| item.get("card")?.as_str()).unwrap_or_default();
+        output::print(&draw(text)?)?;
     }
     Ok(())
 }
 
-fn draw(items: &[Value]) -> Result<String, Failure> {
-    let text = items.iter().find_map(|item| item.get("card")?.as_str()).unwrap_or_default();
+/// A text as a QR code.
+pub(crate) fn draw(text: &str) -> Result<String, Failure> {
     let code = QrCode::with_error_correction_level(text, EcLevel::L).map_err(|error| {
-        Failure::failed(format!("the card does not fit a QR code: {error}"))
-            .next("Give the text of the card instead.")
+        Failure::failed(format!("the text does not fit a QR code: {error}")).next("Give it as text instead.")
     })?;
     let width = code.width() + 2 * QUIET_MODULES;
     match view::terminal_width() {
@@ -66,13 +70,12 @@ fn painted(code: &QrCode, is_terminal: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn the_longest_card_fits_a_code() {
         let card = format!("karte:{}", "a".repeat(2_894));
-        let drawn = draw(&[json!({ "card": card })]).unwrap();
+        let drawn = draw(&card).unwrap();
         assert_eq!(drawn.lines().count(), (177 + 2 * QUIET_MODULES).div_ceil(2));
-        assert!(draw(&[json!({ "card": "a".repeat(3_000) })]).is_err());
+        assert!(draw(&"a".repeat(3_000)).is_err());
     }
 }
