@@ -432,7 +432,9 @@ fn no_home(error: KeystoreError, home: &Path) -> Failure {
         KeystoreError::Present(_) => {
             format!("Use it, or choose another folder than {} with --home.", home.display())
         }
-        KeystoreError::Newer(_) => "Open it with the version of karte that wrote it, or a later one.".to_owned(),
+        KeystoreError::Newer(_) => {
+            "Open it with the version of karte that wrote it, or a later one.".to_owned()
+        }
         KeystoreError::Passphrase => "Try again: nothing but the passphrase opens it.".to_owned(),
         _ => "Restore the keystore from a copy; without it nothing in this folder opens.".to_owned(),
     };
