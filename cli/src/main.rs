@@ -11,6 +11,7 @@ mod passphrase;
 mod qr;
 mod session;
 mod view;
+mod words;
 
 use clap::Parser;
 use clap::error::ErrorKind;

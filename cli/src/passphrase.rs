@@ -61,7 +61,7 @@ fn given(fd: Option<u32>) -> Option<Result<SecretString, Failure>> {
 }
 
 /// A descriptor is opened by its name: taking it over by its number would need `unsafe`.
-fn descriptor_path(fd: u32) -> PathBuf {
+pub(crate) fn descriptor_path(fd: u32) -> PathBuf {
     let folder = if Path::new("/proc/self/fd").exists() { "/proc/self/fd" } else { "/dev/fd" };
     Path::new(folder).join(fd.to_string())
 }

@@ -249,7 +249,7 @@ pub(crate) async fn start(
 
 async fn start_or_find(config: &Config, clock: Arc<dyn Clock>, unlock: Unlock) -> Result<Started, Failure> {
     let settings = Settings::load(&config.home)?;
-    let (keystore, keys) = open_keystore(&config.home, unlock)?;
+    let (mut keystore, keys) = open_keystore(&config.home, unlock)?;
     let device = keys.device.expose_seed();
     let begun = Instant::now();
     let store = config.home.join("store");
@@ -273,6 +273,8 @@ async fn start_or_find(config: &Config, clock: Arc<dyn Clock>, unlock: Unlock) -
             opened => break opened.map_err(refused)?,
         }
     };
+    // Read before the store was ours: whoever had it may have changed the ring since.
+    keystore.settle().map_err(|error| no_home(error, &config.home))?;
     let parts =
         Opening { home: &config.home, keystore, keys, settings: &settings, live: config.live, outcome };
     let (engine, blobs) = open_engine(parts, (disk, opened), clock.as_ref())?;
@@ -429,6 +431,9 @@ fn no_home(error: KeystoreError, home: &Path) -> Failure {
         }
         KeystoreError::Present(_) => {
             format!("Use it, or choose another folder than {} with --home.", home.display())
+        }
+        KeystoreError::Newer(_) => {
+            "Open it with the version of karte that wrote it, or a later one.".to_owned()
         }
         KeystoreError::Passphrase => "Try again: nothing but the passphrase opens it.".to_owned(),
         _ => "Restore the keystore from a copy; without it nothing in this folder opens.".to_owned(),

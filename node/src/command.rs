@@ -4,6 +4,8 @@
 //! peers; they speak `karte_protocol::message`.
 
 use crate::failure::Failure;
+use karte_protocol::id::Digest;
+use karte_protocol::keys::Recipient;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -31,6 +33,48 @@ pub enum Command {
         /// Which.
         contact: String,
     },
+    /// A contact's card as it was last met.
+    ContactCard {
+        /// Which.
+        contact: String,
+    },
+    /// Asks contacts to keep a recovery key for this party, and tells who does.
+    RecoveryAsk {
+        /// Which.
+        contacts: Vec<String>,
+    },
+    /// Keeps a recovery key for another party.
+    RecoveryTrust {
+        /// A contact, or a party id.
+        party: String,
+        /// Only for a contact.
+        known: bool,
+    },
+    /// Commits to other recovery keys.
+    RecoverySetup(Box<NewRecovery>),
+    /// The request of a device that waits for its recovery.
+    RecoveryStart,
+    /// Shows a request; with its check code, signs it with the key that is kept here.
+    RecoveryApprove {
+        /// `karte-recover:…`.
+        request: String,
+        /// What its asker has told by another way.
+        code: Option<String>,
+    },
+    /// Takes approvals; enough of them end the recovery.
+    RecoveryFinish {
+        /// `karte-approval:…`, each.
+        approvals: Vec<String>,
+    },
+    /// Gives grants again that a recovery ended; without a choice lists them.
+    RecoveryGrants {
+        /// Their ids or the beginnings of them.
+        grants: Vec<String>,
+        /// All of them.
+        all: bool,
+    },
+    /// The present recovery keys, and what is under way.
+    RecoveryShow,
     /// Brings files in.
     Import {
         /// Absolute paths of files and folders.
@@ -354,6 +398,30 @@ pub struct Approval {
     pub offline_ms: Option<i64>,
     /// Only say which records it would be.
     pub dry_run: bool,
+}
+
+/// Recovery keys to commit to. No secret is in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewRecovery {
+    /// How many of the keys must sign.
+    pub threshold: u8,
+    /// Of printed words.
+    pub words: Option<WordsKey>,
+    /// Contacts who keep a key.
+    pub contacts: Vec<String>,
+    /// `karte-key:…` of other keepers.
+    pub keys: Vec<String>,
+    /// Only say what would happen.
+    pub dry_run: bool,
+}
+
+/// What printed words commit to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WordsKey {
+    /// `blake3(recovery public key)`.
+    pub commitment: Digest,
+    /// The library is sealed to it.
+    pub sealing: Recipient,
 }
 
 /// What comes back while a command runs. A command ends with `Done` or `Failed`.

@@ -7,6 +7,7 @@ use karte_protocol::decide::{Clause, Denial};
 use karte_protocol::encoding::EncodingError;
 use karte_protocol::grant::GrantError;
 use karte_protocol::label::LabelError;
+use karte_protocol::recovery::RecoveryError;
 use karte_protocol::request::{RequestError, Wider};
 use karte_protocol::seal::SealError;
 use karte_protocol::shelf::ShelfError;
@@ -90,6 +91,16 @@ impl From<StoreError> for Failure {
             _ => (Kind::Failed, "Look at the disk, then repeat the command: nothing acknowledged is lost."),
         };
         Failure::new(kind, error.to_string()).next(next)
+    }
+}
+
+impl From<RecoveryError> for Failure {
+    fn from(error: RecoveryError) -> Self {
+        let next = match &error {
+            RecoveryError::Version(_) => "It was written by a newer karte: use that version, or a later one.",
+            _ => "Ask for the text again, and take all of it: mail may cut or break it.",
+        };
+        Failure::usage(error.to_string()).next(next)
     }
 }
 

@@ -3,10 +3,11 @@
 //! ```text
 //! file   = dag-cbor { version, genesis, lock, master, ring }
 //! master = age file (scrypt, the passphrase) of Master, or Master itself under `--no-passphrase`
-//! ring   = XChaCha20-Poly1305 under Master.ring_key of the reading keys; rewritten whenever one comes or goes
+//! ring   = XChaCha20-Poly1305 under Master.ring_key of Ring; rewritten whenever a key in it comes or goes
 //! ```
 //! Reading keys live here and nowhere else: not in journal, sled, own shelf or backup. Rewriting without one
-//! is how it is destroyed. Not for: records and grants, which are the store's.
+//! is how it is destroyed. The recovery seed lies in the ring too, so that it can be taken out without the passphrase;
+//! version 1 kept it in Master, and is rewritten when it is opened. Not for: records and grants, which are the store's.
 
 use crate::store::{Sealer, StoreKey};
 use karte_protocol::chance::Chance;
@@ -18,12 +19,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Largest keystore file, in bytes. 8 MiB: some 100,000 reading keys.
 const KEYSTORE_BYTES_MAX: usize = 8 << 20;
 const FILE: &str = "keystore.age";
-const VERSION: u8 = 1;
+/// 2: the recovery seed lies in the ring. Version 1 is read, and written anew at once.
+const VERSION: u8 = 2;
 
 /// Why the keystore cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +43,9 @@ pub enum KeystoreError {
     /// A passphrase is needed.
     #[error("the keystore is locked with a passphrase")]
     Locked,
+    /// Of a version that this one does not know.
+    #[error("the keystore was written by a newer karte: expected version {VERSION} at most, got {0}")]
+    Newer(u64),
     /// Not a keystore, or damaged.
     #[error("the keystore is damaged: {0}")]
     Damaged(String),
@@ -67,10 +73,36 @@ pub struct Keys {
     pub sealing: SealingKey,
     /// Library keys of the own shelf, oldest first.
     pub library: Vec<SealingKey>,
-    /// Until it was printed and taken out.
-    pub recovery: Option<RecoverySeed>,
+    /// The recovery key, until other keys took its place.
+    pub recovery: RecoverySlot,
     /// Seals the store.
     pub store: Zeroizing<[u8; 32]>,
+}
+
+/// A recovery seed that can be taken out while others hold the same [`Keys`]. It does not print.
+#[derive(Default)]
+pub struct RecoverySlot(Mutex<Option<RecoverySeed>>);
+
+impl RecoverySlot {
+    /// With a seed in it, or empty.
+    pub fn new(seed: Option<RecoverySeed>) -> Self {
+        Self(Mutex::new(seed))
+    }
+
+    /// The seed, while it is there.
+    pub fn seed(&self) -> Option<RecoverySeed> {
+        self.lock().as_ref().map(|seed| RecoverySeed::from_seed(seed.expose_seed()))
+    }
+
+    /// Wipes it.
+    pub fn take_out(&self) {
+        drop(self.lock().take());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<RecoverySeed>> {
+        // Whoever panicked with it in hand left it whole: it is only ever read or taken.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Keys {
@@ -80,7 +112,7 @@ impl Keys {
             device: DeviceKey::generate(chance),
             sealing: SealingKey::generate(chance),
             library: vec![SealingKey::generate(chance)],
-            recovery: Some(RecoverySeed::from_seed(&chance.seed())),
+            recovery: RecoverySlot::new(Some(RecoverySeed::from_seed(&chance.seed()))),
             store: chance.seed(),
         }
     }
@@ -99,9 +131,11 @@ pub trait Keyring: Send {
     fn keep(&mut self, grant: GrantId, key: SealingKey) -> Result<(), KeystoreError>;
     /// Destroys a key; gone from the file when this returns. Destroying what is not there is no error.
     fn destroy(&mut self, grant: &GrantId) -> Result<(), KeystoreError>;
+    /// Destroys the recovery seed that is kept beside the reading keys; gone from the file when this returns.
+    fn take_out_recovery(&mut self) -> Result<(), KeystoreError>;
 }
 
-/// The keyring of a simulator.
+/// The keyring of a simulator. Its recovery seed lies in [`Keys`] alone.
 #[derive(Default)]
 pub struct MemoryKeyring(BTreeMap<GrantId, SealingKey>);
 
@@ -115,6 +149,9 @@ impl Keyring for MemoryKeyring {
     }
     fn destroy(&mut self, grant: &GrantId) -> Result<(), KeystoreError> {
         self.0.remove(grant);
+        Ok(())
+    }
+    fn take_out_recovery(&mut self) -> Result<(), KeystoreError> {
         Ok(())
     }
 }
@@ -133,6 +170,7 @@ pub struct Keystore {
     file: FileForm,
     ring_key: Zeroizing<[u8; 32]>,
     reading: BTreeMap<GrantId, SealingKey>,
+    recovery: Option<RecoverySeed>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -156,6 +194,7 @@ struct Master {
     device: serde_bytes::ByteArray<32>,
     sealing: serde_bytes::ByteArray<32>,
     library: Vec<serde_bytes::ByteArray<32>>,
+    /// Version 1 alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     recovery: Option<serde_bytes::ByteArray<32>>,
     store: serde_bytes::ByteArray<32>,
@@ -167,6 +206,22 @@ impl Drop for Master {
         let lists = self.library.iter_mut().chain(self.recovery.as_mut());
         let all = lists.chain([&mut self.device, &mut self.sealing, &mut self.store, &mut self.ring]);
         all.for_each(|key| key.as_mut_slice().zeroize());
+    }
+}
+
+/// What is rewritten without the passphrase.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ring {
+    reading: Vec<ReadingKey>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recovery: Option<serde_bytes::ByteArray<32>>,
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        let reading = self.reading.iter_mut().map(|reading| &mut reading.key);
+        reading.chain(self.recovery.as_mut()).for_each(|key| key.as_mut_slice().zeroize());
     }
 }
 
@@ -203,7 +258,8 @@ impl Keystore {
         };
         let file =
             FileForm { version: VERSION, lock: lock.into(), genesis: genesis.to_vec(), master, ring: vec![] };
-        let mut keystore = Self { path, file, ring_key, reading: BTreeMap::new() };
+        let recovery = keys.recovery.seed();
+        let mut keystore = Self { path, file, ring_key, reading: BTreeMap::new(), recovery };
         keystore.write()?;
         Ok(keystore)
     }
@@ -213,16 +269,49 @@ impl Keystore {
         home: &Path,
         passphrase: impl FnOnce() -> Result<SecretString, KeystoreError>,
     ) -> Result<(Self, Keys), KeystoreError> {
-        let file = read_file(home)?;
-        let master = match file.lock.as_str() {
-            "none" => Zeroizing::new(file.master.clone()),
-            _ => unlock_with(&file.master, passphrase()?)?,
+        let mut file = read_file(home)?;
+        let passphrase = match file.lock.as_str() {
+            "none" => None,
+            _ => Some(passphrase()?),
         };
-        let master: Master = encoding::decode(&master, KEYSTORE_BYTES_MAX)?;
+        let master = match &passphrase {
+            None => Zeroizing::new(file.master.clone()),
+            Some(passphrase) => unlock_with(&file.master, passphrase.clone())?,
+        };
+        let mut master: Master = encoding::decode(&master, KEYSTORE_BYTES_MAX)?;
         let ring_key = Zeroizing::new(*master.ring);
-        let reading = open_ring(&file.ring, &ring_key)?;
-        let keys = keys_of(&master);
-        Ok((Self { path: home.join(FILE), file, ring_key, reading }, keys))
+        let (reading, kept) = open_ring(file.version, &file.ring, &ring_key)?;
+        let moved = master.recovery.take().map(|mut seed| {
+            let moved = RecoverySeed::from_seed(&seed);
+            seed.as_mut_slice().zeroize();
+            moved
+        });
+        if file.version < VERSION {
+            let plain = Zeroizing::new(encoding::encode(&master)?);
+            file.master = match passphrase {
+                None => plain.to_vec(),
+                Some(passphrase) => lock_with(&plain, passphrase)?,
+            };
+        }
+        let recovery = kept.or(moved);
+        let same = recovery.as_ref().map(|seed| RecoverySeed::from_seed(seed.expose_seed()));
+        let keys = keys_of(&master, same);
+        Ok((Self { path: home.join(FILE), file, ring_key, reading, recovery }, keys))
+    }
+
+    /// To be called once nobody else has the store open: whoever had it since this keystore was read may have kept or
+    /// destroyed keys. A file of an older version is written anew.
+    pub(crate) fn settle(&mut self) -> Result<(), KeystoreError> {
+        let home = self.path.parent().unwrap_or(Path::new("."));
+        let file = read_file(home)?;
+        let (reading, kept) = open_ring(file.version, &file.ring, &self.ring_key)?;
+        self.reading = reading;
+        if file.version == VERSION {
+            self.recovery = kept;
+            self.file = file;
+            return Ok(());
+        }
+        self.write()
     }
 
     /// The same keystore, after its folder was moved to `home`.
@@ -237,15 +326,16 @@ impl Keystore {
 
     /// Replaces the file: temporary file, fsync, rename, fsync of the folder.
     fn write(&mut self) -> Result<(), KeystoreError> {
-        let list: Vec<ReadingKey> = self
-            .reading
-            .iter()
-            .map(|(grant, key)| ReadingKey {
-                grant: *grant,
-                key: serde_bytes::ByteArray::new(*key.expose_seed()),
-            })
-            .collect();
-        let plain = Zeroizing::new(encoding::encode(&list)?);
+        let array = serde_bytes::ByteArray::new;
+        let reading = self.reading.iter();
+        let ring = Ring {
+            reading: reading
+                .map(|(grant, key)| ReadingKey { grant: *grant, key: array(*key.expose_seed()) })
+                .collect(),
+            recovery: self.recovery.as_ref().map(|seed| array(*seed.expose_seed())),
+        };
+        let plain = Zeroizing::new(encoding::encode(&ring)?);
+        self.file.version = VERSION;
         self.file.ring = Sealer::new(&self.ring_key)
             .seal(RING_AAD, &plain)
             .map_err(|error| KeystoreError::Damaged(error.to_string()))?;
@@ -275,6 +365,13 @@ impl Keyring for Keystore {
             None => Ok(()),
         }
     }
+
+    fn take_out_recovery(&mut self) -> Result<(), KeystoreError> {
+        match self.recovery.take() {
+            Some(_) => self.write(),
+            None => Ok(()),
+        }
+    }
 }
 
 const RING_AAD: &[u8] = b"karte v1 reading keys";
@@ -285,27 +382,34 @@ fn master_of(keys: &Keys, ring_key: &[u8; 32]) -> Master {
         device: array(*keys.device.expose_seed()),
         sealing: array(*keys.sealing.expose_seed()),
         library: keys.library.iter().map(|key| array(*key.expose_seed())).collect(),
-        recovery: keys.recovery.as_ref().map(|seed| array(*seed.expose_seed())),
+        recovery: None,
         store: array(*keys.store),
         ring: array(*ring_key),
     }
 }
 
-fn keys_of(master: &Master) -> Keys {
+fn keys_of(master: &Master, recovery: Option<RecoverySeed>) -> Keys {
     Keys {
         device: DeviceKey::from_seed(&master.device),
         sealing: SealingKey::from_seed(&master.sealing),
         library: master.library.iter().map(|seed| SealingKey::from_seed(seed)).collect(),
-        recovery: master.recovery.as_ref().map(|seed| RecoverySeed::from_seed(seed)),
+        recovery: RecoverySlot::new(recovery),
         store: Zeroizing::new(*master.store),
     }
 }
 
-fn open_ring(sealed: &[u8], ring_key: &[u8; 32]) -> Result<BTreeMap<GrantId, SealingKey>, KeystoreError> {
+/// What a ring holds: reading keys, and the recovery seed if it lies there.
+type Opened = (BTreeMap<GrantId, SealingKey>, Option<RecoverySeed>);
+
+fn open_ring(version: u8, sealed: &[u8], ring_key: &[u8; 32]) -> Result<Opened, KeystoreError> {
     let damaged = || KeystoreError::Damaged("the reading keys do not open".into());
-    let plain = Sealer::new(ring_key).open(RING_AAD, sealed).ok_or_else(damaged)?;
-    let list: Vec<ReadingKey> = encoding::decode(&plain, KEYSTORE_BYTES_MAX)?;
-    Ok(list.into_iter().map(|item| (item.grant, SealingKey::from_seed(&item.key))).collect())
+    let plain = Zeroizing::new(Sealer::new(ring_key).open(RING_AAD, sealed).ok_or_else(damaged)?);
+    let ring = match version {
+        1 => Ring { reading: encoding::decode(&plain, KEYSTORE_BYTES_MAX)?, recovery: None },
+        _ => encoding::decode(&plain, KEYSTORE_BYTES_MAX)?,
+    };
+    let reading = ring.reading.iter().map(|item| (item.grant, SealingKey::from_seed(&item.key))).collect();
+    Ok((reading, ring.recovery.as_ref().map(|seed| RecoverySeed::from_seed(seed))))
 }
 
 fn lock_with(master: &[u8], passphrase: SecretString) -> Result<Vec<u8>, KeystoreError> {
@@ -340,11 +444,22 @@ fn read_file(home: &Path) -> Result<FileForm, KeystoreError> {
             return Err(KeystoreError::Io { doing: "read", source });
         }
     };
-    let file: FileForm = encoding::decode(&bytes, KEYSTORE_BYTES_MAX)?;
-    if file.version != VERSION {
-        return Err(KeystoreError::Damaged(format!("expected version {VERSION}, got {}", file.version)));
+    // The version first: a newer form may have fields that this one does not know, and that is no damage.
+    let version = version_of(&bytes)?;
+    if version > u64::from(VERSION) {
+        return Err(KeystoreError::Newer(version));
     }
-    Ok(file)
+    Ok(encoding::decode(&bytes, KEYSTORE_BYTES_MAX)?)
+}
+
+fn version_of(bytes: &[u8]) -> Result<u64, KeystoreError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u64,
+    }
+    let versioned: Versioned = serde_ipld_dagcbor::from_slice(bytes)
+        .map_err(|_| KeystoreError::Damaged("it is no keystore, or cut off".into()))?;
+    Ok(versioned.version)
 }
 
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
@@ -385,6 +500,69 @@ mod tests {
         assert!(again.reading(&grant).is_none());
         assert_eq!(same.device.device(), keys.device.device());
         assert!(Keystore::create(home.path(), &keys, b"", &Lock::None, &mut OsChance).is_err());
+    }
+
+    /// As version 1 wrote it: the seed in the master, the ring a plain list.
+    fn write_version_1(home: &Path, keys: &Keys, lock: Option<&SecretString>) {
+        let mut file = read_file(home).unwrap();
+        let ring_key = [9; 32];
+        let mut master = master_of(keys, &ring_key);
+        master.recovery = keys.recovery.seed().map(|seed| serde_bytes::ByteArray::new(*seed.expose_seed()));
+        let plain = encoding::encode(&master).unwrap();
+        let list =
+            vec![ReadingKey { grant: GrantId::from([1; 32]), key: serde_bytes::ByteArray::new([2; 32]) }];
+        file.version = 1;
+        file.master = lock.map_or(plain.clone(), |lock| lock_with(&plain, lock.clone()).unwrap());
+        file.ring = Sealer::new(&ring_key).seal(RING_AAD, &encoding::encode(&list).unwrap()).unwrap();
+        replace_file(&home.join(FILE), &encoding::encode(&file).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn version_1_is_read_and_its_recovery_seed_can_be_taken_out() {
+        for lock in [None, Some(SecretString::from("correct horse".to_owned()))] {
+            let home = tempfile::tempdir().unwrap();
+            let keys = Keys::generate(&mut OsChance);
+            let how = lock.clone().map_or(Lock::None, Lock::Passphrase);
+            Keystore::create(home.path(), &keys, b"genesis", &how, &mut OsChance).unwrap();
+            write_version_1(home.path(), &keys, lock.as_ref());
+            let open = || Keystore::open(home.path(), || lock.clone().ok_or(KeystoreError::Locked)).unwrap();
+            let seed = |keys: &Keys| keys.recovery.seed().map(|seed| *seed.expose_seed());
+            let (mut keystore, same) = open();
+            assert_eq!(seed(&same), seed(&keys), "the seed came along");
+            keystore.settle().unwrap();
+            assert_eq!(
+                read_file(home.path()).unwrap().version,
+                VERSION,
+                "and the file is of this version now"
+            );
+            let (mut keystore, same) = open();
+            assert!(keystore.reading(&GrantId::from([1; 32])).is_some(), "with its reading keys");
+            assert_eq!(seed(&same), seed(&keys));
+            keystore.take_out_recovery().unwrap();
+            assert_eq!(seed(&open().1), None, "what was taken out is in the file no more");
+        }
+    }
+
+    #[test]
+    fn a_keystore_of_a_newer_karte_is_refused_by_name() {
+        let home = tempfile::tempdir().unwrap();
+        let newer = serde_ipld_dagcbor::to_vec(&BTreeMap::from([("version", 3_u64), ("shape", 7)])).unwrap();
+        std::fs::write(home.path().join(FILE), newer).unwrap();
+        assert!(matches!(probe(home.path()), Err(KeystoreError::Newer(3))));
+    }
+
+    #[test]
+    fn what_another_process_kept_meanwhile_is_not_lost() {
+        let home = tempfile::tempdir().unwrap();
+        let keys = Keys::generate(&mut OsChance);
+        let mut first = Keystore::create(home.path(), &keys, b"genesis", &Lock::None, &mut OsChance).unwrap();
+        let (mut second, _) = Keystore::open(home.path(), locked).unwrap();
+        let (one, two) = (GrantId::from([1; 32]), GrantId::from([2; 32]));
+        first.keep(one, SealingKey::generate(&mut OsChance)).unwrap();
+        second.settle().unwrap();
+        second.keep(two, SealingKey::generate(&mut OsChance)).unwrap();
+        let (both, _) = Keystore::open(home.path(), locked).unwrap();
+        assert!(both.reading(&one).is_some() && both.reading(&two).is_some());
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod import;
 pub mod keystore;
 pub mod network;
 pub mod observe;
+pub mod recovery;
 mod runtime;
 pub mod settings;
 pub mod store;

@@ -47,6 +47,8 @@ pub struct PartyLog {
     bytes: BTreeMap<u32, usize>,
     /// What [`PartyLog::traced`] found; worked out again when an identity entry comes.
     traced: BTreeMap<u32, BTreeSet<DeviceId>>,
+    /// [`PartyLog::named_devices`]; worked out together with it.
+    named: BTreeSet<DeviceId>,
 }
 
 /// The last entry of a device's chain.
@@ -120,7 +122,7 @@ impl PartyLog {
         let party = PartyId::from(*genesis.id().as_bytes());
         let bytes = BTreeMap::from([(0, genesis.bytes().len())]);
         let entries = BTreeMap::from([(genesis.id().into(), genesis)]);
-        let mut log = Self { party, entries, bytes, traced: BTreeMap::new() };
+        let mut log = Self { party, entries, bytes, traced: BTreeMap::new(), named: BTreeSet::new() };
         log.retrace();
         Ok(log)
     }
@@ -251,9 +253,9 @@ impl PartyLog {
         self.in_order().into_iter().filter(|entry| entry.act.is_identity()).collect()
     }
 
-    /// The devices that held entries of any generation name, live or not.
-    pub fn named_devices(&self) -> BTreeSet<DeviceId> {
-        self.traced.values().flatten().copied().collect()
+    /// The devices that held entries of any generation name, live or not, those of competing recoveries among them.
+    pub fn named_devices(&self) -> &BTreeSet<DeviceId> {
+        &self.named
     }
 
     /// How far each chain of every generation is held without a gap: what to say when asking for more.
@@ -378,6 +380,27 @@ impl PartyLog {
         if generation == 0 { of_genesis() } else { of_recover() }
     }
 
+    /// The commitments that a generation made for the next recovery, and how many of them must sign.
+    pub(crate) fn committed(&self, generation: u32) -> (&[Digest], u8) {
+        self.beginning(generation)
+            .map_or((&[], 0), |beginning| (beginning.next_recovery, beginning.threshold))
+    }
+
+    /// The current generation.
+    pub(crate) fn state_generation(&self) -> u32 {
+        self.generation().0
+    }
+
+    /// Grants that a held Revoke of any generation ended. [`State::revoked`] speaks of the current one alone: all
+    /// grants of older ones are over anyway, but whoever gives them again must not give back what was revoked.
+    pub fn ever_revoked(&self) -> BTreeSet<GrantId> {
+        let revoked = self.entries.values().filter_map(|entry| match entry.act {
+            Act::Revoke { grant, .. } => Some(grant),
+            _ => None,
+        });
+        revoked.collect()
+    }
+
     /// Rule 6: signed by as many of the keys committed in the generation before as it asked for.
     fn recovers(&self, entry: &Verified<Entry>, recover: &Recover) -> bool {
         let RecoverTerms { party, r#gen: generation, devices, .. } = &recover.terms;
@@ -406,6 +429,11 @@ impl PartyLog {
         let generations: BTreeSet<u32> = self.entries.values().map(|entry| entry.by().r#gen).collect();
         self.traced =
             generations.into_iter().map(|generation| (generation, self.trace(generation))).collect();
+        let competing = self.entries.values().filter_map(|entry| match &entry.act {
+            Act::Recover(recover) => Some(recover.terms.devices.iter().map(|device| device.device)),
+            _ => None,
+        });
+        self.named = self.traced.values().flatten().copied().chain(competing.flatten()).collect();
     }
 
     fn trace(&self, generation: u32) -> BTreeSet<DeviceId> {

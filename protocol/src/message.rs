@@ -4,7 +4,7 @@
 //! their COSE bytes and are verified by whoever takes them out.
 
 use crate::encoding::{self, EncodingError};
-use crate::id::{GrantId, ObjectId, PartyId, RecordId};
+use crate::id::{Digest, GrantId, ObjectId, PartyId, RecordId};
 use crate::identity::Head;
 use crate::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,14 @@ pub enum Request {
         of: PartyId,
         /// Heads the asker holds.
         have: Vec<Head>,
+    },
+    /// Will you keep a recovery key for my party?
+    RecoveryKey,
+    /// The openings of my party's grants to yours, which my party has lost.
+    Openings {
+        /// Only of grants with a greater id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<GrantId>,
     },
     /// A fresh Status.
     Status {
@@ -126,6 +134,18 @@ pub enum Response {
     Entries {
         /// In an order that can be added.
         entries: Vec<Bytes>,
+        /// Whether there are more than fitted.
+        more: bool,
+    },
+    /// A key is kept for the asker's party.
+    RecoveryKey {
+        /// `blake3(recovery public key)`.
+        commitment: Digest,
+    },
+    /// Openings of the asker's grants.
+    Openings {
+        /// Openings, each age-sealed to the live devices of the asker's party; by rising grant id.
+        openings: Vec<Bytes>,
         /// Whether there are more than fitted.
         more: bool,
     },

@@ -6,15 +6,16 @@ use karte_node::command::Command;
 use karte_node::engine::{self, Answer, Effect, Engine, FetchEnd, Input, NewRecord, Opening, Policy};
 use karte_node::failure::Failure;
 use karte_node::keystore::{Keys, MemoryKeyring};
-use karte_node::store::{Blobs, MemoryBlobs};
+use karte_node::store::{Blobs, MemoryBlobs, Table};
 use karte_protocol::bao::{Tree, verify_slice};
 use karte_protocol::chance::Chance;
+use karte_protocol::entry::Entry;
 use karte_protocol::id::{DeviceId, PartyId, RecordId, digest};
 use karte_protocol::label::{Code, Effective, Label, seal_label};
 use karte_protocol::message::Fetch;
 use karte_protocol::seal::{open_checked, seal};
 use karte_protocol::shelf::Handed;
-use karte_protocol::signed::Verified;
+use karte_protocol::signed::{Signed, Verified};
 use karte_protocol::time::UnixMs;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -130,6 +131,46 @@ impl World {
         self.queue.push_back((name.into(), Input::Listening(vec![name.into()])));
         self.run();
         Ok(())
+    }
+
+    /// Adds a new device of a party that is somewhere in the world: it holds the entries that `log` shows, and no more.
+    pub fn add_device(&mut self, name: &str, log: &[Vec<u8>], policy: Policy) -> Result<(), Failure> {
+        let keys = Arc::new(Keys::generate(&mut SeededChance::new(name)));
+        keys.recovery.take_out();
+        let store = SharedStore::default();
+        let genesis = log.first().cloned().ok_or_else(|| Failure::failed("expected a Genesis"))?;
+        let signed = Signed::<Entry>::from_bytes(genesis.clone()).verify()?;
+        let party = PartyId::from(*signed.id().as_bytes());
+        let mut rows = Rows::new();
+        for bytes in log {
+            let entry = Signed::<Entry>::from_bytes(bytes.clone()).verify()?;
+            rows.push((Table(1), party.as_bytes().to_vec(), entry.id().as_bytes().to_vec(), bytes.clone()));
+        }
+        self.devices.insert(keys.device.device(), name.into());
+        let node = Inhabitant {
+            engine: Engine::open(
+                engine::Parts {
+                    keys: keys.clone(),
+                    ring: Box::new(MemoryKeyring::default()),
+                    store: Box::new(store),
+                    chance: Box::new(SeededChance::new(name)),
+                    genesis: genesis.clone(),
+                    name: name.into(),
+                    kind: "patient".into(),
+                    policy,
+                    copied: false,
+                    started: "new",
+                },
+                self.now,
+            )?,
+            blobs: MemoryBlobs::new(),
+            keys,
+            store: SharedStore::default(),
+            policy,
+            genesis,
+        };
+        self.nodes.insert(name.into(), node);
+        self.start_from(name, rows, false)
     }
 
     /// A copy of a node's folder as it is now.
@@ -376,7 +417,11 @@ impl World {
             }
             Effect::Notice(text) => self.notices.push((at.into(), text)),
             Effect::Fatal(failure) => panic!("{at} failed: {failure}"),
-            Effect::Progress { .. } | Effect::Go(..) | Effect::StopFetch(_) | Effect::Stop => {}
+            Effect::Progress { .. }
+            | Effect::Signs(..)
+            | Effect::Go(..)
+            | Effect::StopFetch(_)
+            | Effect::Stop => {}
         }
     }
 

@@ -165,6 +165,11 @@ fn made(items: &[Value]) -> String {
 fn restored(items: &[Value]) -> String {
     let (summary, grants) = items.split_first().unwrap_or((&Value::Null, &[]));
     let head = view::details(std::slice::from_ref(summary));
+    if summary.get("standing").and_then(Value::as_str) == Some("waits for its recovery") {
+        return format!(
+            "{head}\n\nThe recovery keys of this party are not in the backup: it waits for their keepers.\n\nNext: `karte recovery start`."
+        );
+    }
     if grants.is_empty() {
         return format!("{head}\n\nNext: `karte run`.");
     }

@@ -1,6 +1,5 @@
 use crate::error::Error;
 use crate::output;
-use crate::qr;
 use crate::session::Session;
 use crate::view;
 use karte_node::command::Command;
@@ -21,14 +20,19 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(session: &Session, args: &Args) -> Result<(), Error> {
+    shown(session, Command::Card, args.qr)
+}
+
+/// Shows what a command gives that has a card in it.
+pub(crate) fn shown(session: &Session, command: Command, qr: bool) -> Result<(), Error> {
     if session.json {
-        return session.show(Command::Card, view::card);
+        return session.show(command, view::card);
     }
-    let items = session.items(Command::Card)?;
+    let items = session.items(command)?;
     output::print(&view::card(&items))?;
-    if args.qr {
+    if qr {
         let text = items.iter().find_map(|item| item.get("card")?.as_str()).unwrap_or_default();
-        output::print(&qr::draw("card", text)?)?;
+        output::print(&crate::qr::draw("card", text)?)?;
     }
     Ok(())
 }

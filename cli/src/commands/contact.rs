@@ -15,6 +15,7 @@ pub(crate) enum Command {
     Add(AddArgs),
     List(ListArgs),
     Show(ShowArgs),
+    Card(CardArgs),
     Remove(RemoveArgs),
 }
 
@@ -53,6 +54,19 @@ pub(crate) struct ShowArgs {
     contact: String,
 }
 
+/// Show a contact's own card
+///
+/// As it was last met. For whoever needs it and cannot ask the contact itself: above all for the contact, when it has
+/// lost its machine (`karte recovery start CARD`). A card is no secret, and proves itself.
+#[derive(clap::Args, Debug)]
+pub(crate) struct CardArgs {
+    /// Its alias, or its party id or the beginning of it
+    contact: String,
+    /// Draw it as a QR code too
+    #[arg(long)]
+    qr: bool,
+}
+
 /// Forget a contact
 ///
 /// Refused while there are live grants between you. What it has already read, it may remember.
@@ -67,6 +81,9 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<(), Error> {
         Command::Add(args) => add(session, args),
         Command::List(ListArgs {}) => session.show(command::Command::ContactList, view::contacts),
         Command::Show(args) => show(session, &args.contact),
+        Command::Card(args) => {
+            super::card::shown(session, command::Command::ContactCard { contact: args.contact }, args.qr)
+        }
         Command::Remove(RemoveArgs { contact }) => session
             .show(command::Command::ContactRemove { contact }, |items| {
                 format!("Removed.\n{}", view::details(items))

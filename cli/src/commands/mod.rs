@@ -15,6 +15,7 @@ mod init;
 mod keys;
 mod peers;
 mod record;
+mod recovery;
 mod request;
 mod run;
 mod status;
@@ -101,6 +102,8 @@ enum Command {
     Store(store::Command),
     #[command(subcommand)]
     Backup(backup::Command),
+    #[command(subcommand)]
+    Recovery(recovery::Command),
     Demo(demo::Args),
     Completions(completions::Args),
 }
@@ -128,6 +131,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Error> {
         Command::Clock(command) => clock::run(&session, command),
         Command::Store(command) => store::run(&session, command),
         Command::Backup(command) => backup::run(&session, command),
+        Command::Recovery(command) => recovery::run(&session, command),
         Command::Demo(args) => demo::run(&session, &args),
         Command::Completions(args) => completions::run(&args),
     }
@@ -209,6 +213,16 @@ mod tests {
             "karte backup create /b --to age1x --to age1y",
             "karte backup verify /b --identity key.txt",
             "karte --home /new backup restore b.age --backup-passphrase-fd 3 --no-passphrase --regrant --again",
+            "karte contact card hana --qr",
+            "karte recovery setup --threshold 2 --words --words-file w --contact a --contact b --key karte-key:x \
+             --yes --dry-run",
+            "karte recovery trust hana",
+            "karte recovery key --for karte1x",
+            "karte --home /new recovery start karte:a karte:b --words --words-fd 3 --qr --no-passphrase",
+            "karte recovery approve karte-recover:x --code a-b-c-d-e-f --words --words-fd 3",
+            "karte recovery finish karte-approval:a karte-approval:b --contact karte:c",
+            "karte recovery grants ab --all",
+            "karte recovery show",
             "karte completions bash",
             "karte demo --keep",
         ] {

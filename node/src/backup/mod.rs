@@ -32,6 +32,7 @@ use zeroize::Zeroize;
 
 pub use read::{Found, verify};
 pub use restore::{Restore, restore};
+pub(crate) use restore::{Staging, require_free};
 pub(crate) use write::{Maker, create};
 
 /// The form of parts.
@@ -84,7 +85,7 @@ impl KeysForm {
             version: VERSION,
             genesis: ByteBuf::from(genesis),
             library: keys.library.iter().map(|key| ByteArray::new(*key.expose_seed())).collect(),
-            recovery: keys.recovery.as_ref().map(|seed| ByteArray::new(*seed.expose_seed())),
+            recovery: keys.recovery.seed().map(|seed| ByteArray::new(*seed.expose_seed())),
             name: name.to_owned(),
             kind: kind.to_owned(),
             accept,

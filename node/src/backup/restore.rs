@@ -35,29 +35,43 @@ pub struct Restore {
 
 /// Makes a node in `home` out of a backup. Gives a summary, then the grants that ended, or those given anew.
 pub fn restore(from: &Path, opener: &Opener, home: &Path, how: Restore) -> Result<Vec<Value>, Failure> {
-    let home_is_free = match std::fs::read_dir(home) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(_) => !home.exists(),
-    };
-    if !home_is_free {
-        return Err(Failure::usage(format!("{} is not empty", home.display()))
-            .next("Restore into a new folder: --home NEW."));
-    }
+    require_free(home)?;
     let staging = Staging::beside(home)?;
     let mut keys = Keys::generate(&mut OsChance);
     let mut disk = Filling::begin(&staging.0, &keys)?;
     let found = read(from, opener, &mut disk)?;
     disk.end()?;
-    let old = inherit(&mut keys, &found.keys)?;
+    let old = inherit(&mut keys, &found.keys);
     mark_restored(from, how.again)?;
-    recover(&mut disk, &found.keys, &keys, &old)?;
+    match &old {
+        Some(seed) => recover(&mut disk, &found.keys, &keys, seed)?,
+        // Other keys took its place: their keepers decide. Until then the new device waits and signs nothing.
+        None => {
+            keys.recovery.take_out();
+            engine::wait_for_acceptance(disk.store.as_mut())?;
+            disk.store.commit()?;
+        }
+    }
     disk.close()?;
     let lock = how.passphrase.map_or(Lock::None, Lock::Passphrase);
     let keystore = Keystore::create(&staging.0, &keys, &found.keys.genesis, &lock, &mut OsChance)?;
     let settings = settings_of(&found.keys);
     settings.save(&staging.0)?;
     staging.becomes(home)?;
-    begin(home, (keystore.moved_to(home), keys), &found, &settings, how.regrant)
+    begin(home, (keystore.moved_to(home), keys), &found, &settings, how.regrant && old.is_some())
+}
+
+/// A new home is made in a folder that is empty, or not there.
+pub(crate) fn require_free(home: &Path) -> Result<(), Failure> {
+    let is_free = match std::fs::read_dir(home) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(_) => !home.exists(),
+    };
+    match is_free {
+        true => Ok(()),
+        false => Err(Failure::usage(format!("{} is not empty", home.display()))
+            .next("Begin in a new folder: --home NEW.")),
+    }
 }
 
 /// Opens the new home once: grants received are accepted anew, and those given are told or given again.
@@ -72,6 +86,7 @@ fn begin(
     let ended = engine.ended_by_recovery();
     let given = if regrant { engine.give_again()? } else { vec![] };
     let device = engine.signer().device.to_hex();
+    let engine_standing = engine.show_standing();
     engine.close()?;
     let summary = json!({
         "restored": home.display().to_string(),
@@ -83,20 +98,18 @@ fn begin(
         "made_ms": found.made_ms,
         "grants_ended": ended.len(),
         "grants_given_again": given.len(),
+        "standing": engine_standing,
     });
     let rest = if regrant { given } else { ended };
     Ok(std::iter::once(summary).chain(rest).collect())
 }
 
-/// Library keys are kept and a fresh one added, because the old device knows the others. Gives the recovery key.
-fn inherit(keys: &mut Keys, form: &KeysForm) -> Result<RecoverySeed, Failure> {
+/// Library keys are kept and a fresh one added, because the old device knows the others. Gives the recovery key, if the
+/// node had it still.
+fn inherit(keys: &mut Keys, form: &KeysForm) -> Option<RecoverySeed> {
     let kept = form.library.iter().map(|seed| SealingKey::from_seed(seed));
     keys.library = kept.chain(std::mem::take(&mut keys.library)).collect();
-    let seed = form.recovery.as_ref().ok_or_else(|| {
-        Failure::failed("the backup holds no recovery key: it was taken out of the node before")
-            .next("Only a live device of this party can go on.")
-    })?;
-    Ok(RecoverySeed::from_seed(seed))
+    form.recovery.as_ref().map(|seed| RecoverySeed::from_seed(seed))
 }
 
 fn recover(disk: &mut Filling, form: &KeysForm, keys: &Keys, seed: &RecoverySeed) -> Result<(), Failure> {
@@ -136,10 +149,10 @@ fn mark_restored(from: &Path, again: bool) -> Result<(), Failure> {
 }
 
 /// The home while it is made. Dropped, it goes.
-struct Staging(PathBuf);
+pub(crate) struct Staging(pub(crate) PathBuf);
 
 impl Staging {
-    fn beside(home: &Path) -> Result<Self, Failure> {
+    pub(crate) fn beside(home: &Path) -> Result<Self, Failure> {
         let mut name =
             home.file_name().ok_or_else(|| Failure::usage("expected a folder for the node"))?.to_owned();
         name.push(".restoring");
@@ -150,7 +163,7 @@ impl Staging {
         Ok(Self(path))
     }
 
-    fn becomes(self, home: &Path) -> Result<(), Failure> {
+    pub(crate) fn becomes(self, home: &Path) -> Result<(), Failure> {
         let moved = match std::fs::remove_dir(home) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => std::fs::rename(&self.0, home),

@@ -50,6 +50,18 @@ pub(super) struct Given {
 }
 
 impl Given {
+    /// The same permission in another generation.
+    fn says_the_same(&self, old: &Self) -> bool {
+        let (one, other) = (&self.open.opened, &old.open.opened);
+        self.open.scope == old.open.scope
+            && one.reader == other.reader
+            && one.subject == other.subject
+            && one.purpose == other.purpose
+            && one.basis == other.basis
+            && one.onward == other.onward
+            && one.not_after_ms == other.not_after_ms
+    }
+
     fn covers(&self, record: &RecordId, label: &Label) -> bool {
         let covers = |scope| is_covered(self.open.opened.subject, scope, &self.row.exclude, record, label);
         self.open.scope.as_ref().is_some_and(covers)
@@ -79,6 +91,14 @@ impl Engine {
         for given in self.given.values_mut() {
             given.replaced_ms = UnixMs::MIN;
         }
+    }
+
+    /// A grant of this party that somebody else still held.
+    pub(super) fn take_given(&mut self, row: GivenRow) -> Result<(), Failure> {
+        let open = row.opening.verify()?;
+        let id = open.id();
+        self.given.insert(id, Given { row, open, accept: None, replaced_ms: UnixMs::MIN });
+        self.save_given(id)
     }
 
     fn save_given(&mut self, id: GrantId) -> Result<(), Failure> {
@@ -137,6 +157,7 @@ impl Engine {
             accept: None,
             segments: 0,
             last: None,
+            handed_back: false,
             at_ms: self.now,
         };
         self.given.insert(id, Given { row, open, accept: None, replaced_ms: UnixMs::MIN });
@@ -177,11 +198,23 @@ impl Engine {
         })
     }
 
-    /// Grants that only a recovery has ended.
+    /// Grants that only a recovery has ended: not revoked in an older generation, and not given again since.
     pub(super) fn recovered_from(&self) -> Vec<GrantId> {
-        let ended =
-            |(id, given): &(&GrantId, &Given)| self.standing(**id, &given.open.opened) == Some(RECOVERED);
+        let revoked = self.mine().log.ever_revoked();
+        let counting: Vec<&Given> = self.counting().iter().filter_map(|id| self.given.get(id)).collect();
+        let is_given_again = |old: &Given| counting.iter().any(|given| given.says_the_same(old));
+        let ended = |(id, given): &(&GrantId, &Given)| {
+            self.standing(**id, &given.open.opened) == Some(RECOVERED)
+                && !revoked.contains(*id)
+                && !is_given_again(given)
+        };
         self.given.iter().filter(ended).map(|(id, _)| *id).collect()
+    }
+
+    /// Grants that count now.
+    pub(super) fn counting(&self) -> Vec<GrantId> {
+        let counts = |(id, given): &(&GrantId, &Given)| self.standing(**id, &given.open.opened).is_none();
+        self.given.iter().filter(counts).map(|(id, _)| *id).collect()
     }
 
     /// The same grant again, from now until the same end, signed by this device.
@@ -308,6 +341,10 @@ impl Engine {
             object.insert("state".into(), json!(state));
             object.insert("direction".into(), json!("given"));
             object.insert("exclude".into(), json!(given.row.exclude));
+            if given.row.handed_back {
+                let note = "handed back by its reader: what you held back from it without a word (--exclude) is not known any more";
+                object.insert("note".into(), json!(note));
+            }
             object.insert("shelved".into(), json!(self.shelved_count(id)));
         }
         view
@@ -535,6 +572,18 @@ impl Engine {
             given.row.delivered = true;
         }
         self.save_given(id)
+    }
+
+    /// Grants to this reader are offered once more: its new device has not had them.
+    pub(super) fn offer_again(&mut self, to: PartyId) -> Result<(), Failure> {
+        let theirs = self.given.iter().filter(|(_, given)| given.open.reader() == to && given.row.delivered);
+        for id in theirs.map(|(id, _)| *id).collect::<Vec<_>>() {
+            if let Some(given) = self.given.get_mut(&id) {
+                given.row.delivered = false;
+            }
+            self.save_given(id)?;
+        }
+        Ok(())
     }
 
     /// A reader's yes. Highest n wins, then the smallest id; a newer one begins a new shelf.

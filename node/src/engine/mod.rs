@@ -23,7 +23,7 @@
 //! | `export` | what is written out whole: records, consents, receipts |
 //! | `standing` | whether this device may sign: not from an older copy |
 //! | `holdings` | what should be on the disk, and how what is lost comes back |
-//! | `recover` | a new generation, after a backup was restored |
+//! | `recover` | a new generation: keys and their keepers, approvals, what is given again |
 //! | `snapshot` | the rows of a backup |
 //! | `reload` | back to what the store holds, when the disk is full |
 
@@ -59,7 +59,7 @@ use karte_protocol::encoding;
 use karte_protocol::entry::{Act, Device, Entry, Genesis};
 use karte_protocol::id::{DeviceId, Digest, EntryId, GrantId, PartyId, RecordId};
 use karte_protocol::identity::{LogError, PartyLog, State};
-use karte_protocol::keys::Recipient;
+use karte_protocol::keys::{Recipient, RecoverySeed};
 use karte_protocol::label::Label;
 use karte_protocol::message::{Fetch, Frame};
 use karte_protocol::seal::FileKey;
@@ -78,7 +78,8 @@ pub(crate) use getting::author_of;
 pub use holdings::{Harm, Inventory};
 pub use library::NewRecord;
 pub use peers::Duty;
-pub use recover::recover;
+pub(crate) use recover::disputed;
+pub use recover::{recover, wait_for_acceptance};
 pub use reload::{denied, full};
 pub(crate) use select::{effective_day, effective_text};
 pub use snapshot::RowSink;
@@ -203,6 +204,8 @@ pub enum Effect {
     StopFetch(GrantId),
     /// Delete payloads that nothing needs.
     Drop(Vec<RecordId>),
+    /// Who signs here, and the own identity entries, from now on: they travel with every label.
+    Signs(By, Vec<Vec<u8>>),
     /// Tell the own user, if somebody watches.
     Notice(String),
     /// The daemon should end.
@@ -375,6 +378,8 @@ pub struct Engine {
     halt: Option<standing::Halt>,
     /// Own records that are lost, by the grant under which a reader may have them.
     recalls: BTreeMap<GrantId, BTreeMap<RecordId, karte_protocol::shelf::Handed>>,
+    /// Keys asked for, and what comes back after a recovery.
+    recovering: recover::Recovering,
     started: &'static str,
     out: Vec<Effect>,
 }
@@ -390,7 +395,7 @@ pub struct Birth {
 /// Signs the Genesis of a new party with one device.
 pub fn birth(keys: &Keys, chance: &mut dyn Chance, now: UnixMs) -> Result<Birth, Failure> {
     let device = Device { device: keys.device.device(), recipients: vec![keys.sealing.recipient()] };
-    let next_recovery = keys.recovery.iter().map(|seed| seed.commitment()).collect::<Vec<_>>();
+    let next_recovery = keys.recovery.seed().iter().map(RecoverySeed::commitment).collect::<Vec<_>>();
     let threshold = u8::from(!next_recovery.is_empty());
     let genesis = Genesis { salt: chance.salt(), devices: vec![device], next_recovery, threshold };
     let entry = Entry { seq: 0, prev: None, at_ms: now, act: Act::Genesis(genesis) };
@@ -429,6 +434,7 @@ impl Engine {
     pub fn open(parts: Parts, now: UnixMs) -> Result<Self, Failure> {
         let copied = parts.copied;
         let mut engine = Self::read(parts, now)?;
+        engine.write_version()?;
         if engine.is_clock_behind() {
             tracing::warn!("the clock is behind the time this node has already seen: only revoking works");
         }
@@ -447,6 +453,7 @@ impl Engine {
             engine.honour_ends(holder)?;
         }
         engine.end_expired()?;
+        engine.drop_spent_seed()?;
         engine.publish_library()?;
         engine.shelve_all()?;
         engine.accept_anew()?;
@@ -483,9 +490,11 @@ impl Engine {
             redial: BTreeMap::new(),
             halt: None,
             recalls: BTreeMap::new(),
+            recovering: recover::Recovering::default(),
             started: parts.started,
             out: vec![],
         };
+        engine.require_known_version()?;
         engine.addresses = engine.row(rows::META, rows::TOP, b"addresses")?.unwrap_or_default();
         engine.load_people()?;
         engine.load_standing(false)?;
@@ -493,7 +502,28 @@ impl Engine {
         engine.load_got()?;
         engine.load_recalls()?;
         engine.load_requests()?;
+        engine.load_recovering()?;
         Ok(engine)
+    }
+
+    /// Rows of a version that this one does not know are not guessed at.
+    fn require_known_version(&self) -> Result<(), Failure> {
+        let written: u32 = self.row(rows::META, rows::TOP, rows::VERSION_ROW)?.unwrap_or(1);
+        match written <= rows::VERSION {
+            true => Ok(()),
+            false => Err(Failure::failed(format!(
+                "this folder was written by a newer karte: expected rows of version {} at most, got {written}",
+                rows::VERSION
+            ))
+            .next("Open it with the version of karte that wrote it, or a later one.")),
+        }
+    }
+
+    fn write_version(&mut self) -> Result<(), Failure> {
+        match self.row::<u32>(rows::META, rows::TOP, rows::VERSION_ROW)? {
+            Some(rows::VERSION) => Ok(()),
+            _ => self.put(rows::META, rows::TOP, rows::VERSION_ROW, &rows::VERSION),
+        }
     }
 
     /// Who this node is.
@@ -660,6 +690,15 @@ impl Engine {
                 self.out.push(Effect::Stop);
                 Ok(vec![])
             }
+            Command::ContactCard { contact } => self.show_contact_card(&contact),
+            Command::RecoveryAsk { contacts } => self.ask_keepers(&contacts),
+            Command::RecoveryTrust { party, known } => self.keep_key_for(&party, known),
+            Command::RecoverySetup(new) => self.set_up_recovery(&new),
+            Command::RecoveryStart => self.start_recovery(),
+            Command::RecoveryApprove { request, code } => self.approve_recovery(&request, code.as_deref()),
+            Command::RecoveryFinish { approvals } => self.finish_recovery(&approvals),
+            Command::RecoveryGrants { grants, all } => self.give_chosen_again(&grants, all),
+            Command::RecoveryShow => self.show_recovery(),
             Command::Timeline { id, filter } => self.show_timeline(id.as_deref(), &filter),
             Command::StoreAdoptCopy => self.adopt_copy(),
             Command::Import { .. }

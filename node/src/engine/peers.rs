@@ -60,6 +60,10 @@ pub enum Duty {
     Answer(ObjectId),
     /// Hand over receipts.
     Receipts,
+    /// Ask a contact to keep a recovery key for our party.
+    RecoveryKey,
+    /// Ask a reader for openings of our grants that we have lost.
+    Openings,
     /// Ask for entries of our own log that we lack.
     OwnLog,
     /// Ask a reader for own payloads that we have lost.
@@ -84,6 +88,8 @@ pub(super) struct Peer {
     to_push: Vec<Bytes>,
     pushed: usize,
     status_due: bool,
+    /// Our card has other entries than the one that was said: it is said again, for contacts to keep and to hand on.
+    hello_due: bool,
     status_told_ms: UnixMs,
     ask_log: bool,
     ask_own_log: bool,
@@ -218,7 +224,7 @@ impl Engine {
     }
 
     /// The party that names a device, whether it is greeted or not.
-    fn party_of(&self, device: &DeviceId) -> Option<PartyId> {
+    pub(super) fn party_of(&self, device: &DeviceId) -> Option<PartyId> {
         let mut others = self.logs.iter().filter(|(party, _)| **party != self.me.party);
         others.find(|(_, held)| held.state.has_device(device)).map(|(party, _)| *party)
     }
@@ -243,6 +249,19 @@ impl Engine {
             state.party = None;
             state.serving.clear();
             state.sessions.clear();
+        }
+    }
+
+    /// Connections of devices that a party's recovery has ended.
+    pub(super) fn forget_ended_devices(&mut self, party: PartyId) {
+        let Some(state) = self.logs.get(&party).map(|held| held.state.clone()) else { return };
+        for (device, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.party == Some(party)) {
+            if state.disputed || !state.has_device(device) {
+                peer.greeted = false;
+                peer.party = None;
+                peer.serving.clear();
+                peer.sessions.clear();
+            }
         }
     }
 
@@ -273,6 +292,7 @@ impl Engine {
                 state.to_push.push(entry.bytes().to_vec().into());
             }
             state.status_due |= follows || identity;
+            state.hello_due |= identity;
         }
     }
 
@@ -296,6 +316,13 @@ impl Engine {
         if let Request::Hello(hello) = request {
             return self.hello_asked(peer, &hello.card, &hello.status);
         }
+        if let Request::Log { of, have } = &request
+            && self.was_ever_its_device(&peer, *of)
+        {
+            // A device that was ended learns it from what ended it, and stops; nobody greets it any more.
+            let (entries, more) = self.entries_beyond(*of, have);
+            return Ok(Response::Entries { entries, more });
+        }
         let greeted = self.peers.get(&peer).filter(|state| state.greeted).and_then(|state| state.party);
         let still = |party: &PartyId| {
             self.is_known(*party) && self.logs.get(party).is_some_and(|held| held.state.has_device(&peer))
@@ -311,6 +338,7 @@ impl Engine {
                 | Request::Segments { .. }
                 | Request::News { .. }
                 | Request::Ask { .. }
+                | Request::RecoveryKey
         );
         if needs_our_name && !self.is_sound() {
             return Ok(Response::Denied);
@@ -334,6 +362,8 @@ impl Engine {
                 let (entries, more) = self.entries_beyond(of, &have);
                 Ok(Response::Entries { entries, more })
             }
+            Request::RecoveryKey => self.asked_for_a_key(from),
+            Request::Openings { after } => self.hand_openings_back(from, after),
             Request::Offer { opening, .. } => {
                 let taken = self.take_offer(from, &opening)?;
                 self.ask_log(peer);
@@ -354,6 +384,12 @@ impl Engine {
             Request::Receipts { receipts } => self.take_receipts(from, &receipts),
             Request::Entries { .. } | Request::Log { .. } => Ok(Response::Denied),
         }
+    }
+
+    /// Whether a known contact's log names this device, in whatever generation.
+    fn was_ever_its_device(&self, peer: &DeviceId, party: PartyId) -> bool {
+        self.is_known(party)
+            && self.logs.get(&party).is_some_and(|held| held.log.named_devices().contains(peer))
     }
 
     fn hello_asked(&mut self, peer: DeviceId, card: &[u8], status: &[u8]) -> Result<Response, Failure> {
@@ -453,13 +489,31 @@ impl Engine {
             Some(pause_ms) => drop(state.paused.insert(duty, self.now + pause_ms)),
             None => drop(state.paused.remove(&duty)),
         }
+        let was_stranger = duty == Duty::OwnLog && self.peers.get(&peer).is_some_and(|state| state.stranger);
         match response {
-            Ok(response) => self.take_answer(peer, duty, response),
+            Ok(response) => {
+                if response == Response::Denied && duty != Duty::OwnLog {
+                    self.wonder(peer);
+                }
+                self.take_answer(peer, duty, response)?;
+            }
             Err(reason) => {
                 tracing::debug!(?duty, reason, "a request failed");
-                self.is_due_again(peer, duty);
-                Ok(())
+                if !was_stranger {
+                    self.is_due_again(peer, duty);
+                }
             }
+        }
+        if was_stranger {
+            self.stranger_answered(peer);
+        }
+        Ok(())
+    }
+
+    /// Whoever greeted us denies something: it may know of our log what we do not.
+    fn wonder(&mut self, peer: DeviceId) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.ask_own_log |= state.greeted;
         }
     }
 
@@ -469,6 +523,7 @@ impl Engine {
             return;
         };
         match duty {
+            Duty::Hello if state.greeted => state.hello_due = true,
             Duty::Hello => state.hello_sent = false,
             Duty::Log => state.ask_log = true,
             Duty::OwnLog => state.ask_own_log = true,
@@ -517,6 +572,15 @@ impl Engine {
                     state.ask_own_log = true;
                 }
                 Ok(())
+            }
+            (Duty::RecoveryKey, Response::RecoveryKey { commitment }) => {
+                self.take_recovery_key(peer, commitment)
+            }
+            (Duty::Openings, Response::Openings { openings, more }) => {
+                match self.peers.get(&peer).and_then(|state| state.party) {
+                    Some(party) => self.take_openings(party, &openings, more),
+                    None => Ok(()),
+                }
             }
             (Duty::Offer(id), Response::Done) => self.offer_delivered(id),
             (Duty::Accept(id), Response::Done) => self.accept_delivered(id),
@@ -576,14 +640,22 @@ impl Engine {
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
+        // It may be that our party was recovered, and this device with nobody's greeting any more: asked before told.
         state.stranger = true;
-        let party = self.party_of(&peer);
-        if let Some(party) = party {
-            let name = self.name_of(party);
-            let failure = Failure::refused(format!("{name} has not taken this node as a contact yet"))
-                .next(format!("Your card waits there: ask {name} to run `karte contact list` and `karte contact add`, then sync again."));
-            self.end_sync_of(party, Err(failure));
-        }
+        state.ask_own_log = true;
+        state.paused.remove(&Duty::OwnLog);
+    }
+
+    /// A contact that does not greet us has said, or not, what it holds of our log.
+    fn stranger_answered(&mut self, peer: DeviceId) {
+        let Some(party) = self.party_of(&peer) else { return };
+        let name = self.name_of(party);
+        let failure = match self.require_sound() {
+            Err(ended) => ended,
+            Ok(()) => Failure::refused(format!("{name} has not taken this node as a contact yet"))
+                .next(format!("Your card waits there: ask {name} to run `karte contact list` and `karte contact add`, then sync again.")),
+        };
+        self.end_sync_of(party, Err(failure));
     }
 
     // --- duties
@@ -614,6 +686,9 @@ impl Engine {
             return Ok(vec![]);
         };
         let (true, Some(party)) = (state.greeted, state.party) else {
+            if state.stranger && state.ask_own_log {
+                return Ok(vec![Duty::OwnLog]);
+            }
             let greet = state.dialled && !state.hello_sent && self.may_greet();
             return Ok(if greet { vec![Duty::Hello] } else { vec![] });
         };
@@ -627,12 +702,17 @@ impl Engine {
         if !state.to_push.is_empty() {
             duties.push(Duty::Entries);
         }
+        if state.hello_due {
+            duties.push(Duty::Hello);
+        }
         if state.status_due {
             duties.push(Duty::Status);
         }
         if state.ask_log {
             duties.push(Duty::Log);
         }
+        duties.extend(self.key_duties(party));
+        duties.extend(self.openings_duty(party));
         duties.extend(self.offers_due(party).into_iter().map(Duty::Offer));
         duties.extend(self.reading_duties(party, peer));
         duties.extend(self.recall_duties(party));
@@ -656,6 +736,7 @@ impl Engine {
                 let hello = self.hello()?;
                 if let Some(state) = self.peers.get_mut(&peer) {
                     state.hello_sent = true;
+                    state.hello_due = false;
                 }
                 Some(Request::Hello(hello))
             }
@@ -674,6 +755,11 @@ impl Engine {
                     self.mark(peer, duty);
                 }
                 None
+            }
+            Duty::RecoveryKey => Some(Request::RecoveryKey),
+            Duty::Openings => {
+                let party = self.peers.get(&peer).and_then(|state| state.party);
+                party.map(|party| Request::Openings { after: self.openings_after(party) })
             }
             Duty::Offer(grant) => {
                 self.offer_of(grant)?.map(|opening| Request::Offer { grant, opening: opening.into() })

@@ -12,7 +12,7 @@ use karte_protocol::identity::{Head, PartyLog};
 use karte_protocol::limits::{CLOCK_SKEW_MS_MAX, LEASE_MS_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX};
 use karte_protocol::message::{Bytes, Hello};
 use karte_protocol::seal;
-use karte_protocol::signed::{Signed, Verified};
+use karte_protocol::signed::{Signed, SignedError, Verified};
 use karte_protocol::time::{MINUTE_MS, UnixMs};
 use serde_json::{Value, json};
 
@@ -39,14 +39,22 @@ impl Engine {
     /// or by the restore of a backup; the store's seals and chain show that they are those rows.
     pub(super) fn load_people(&mut self) -> Result<(), Failure> {
         let mut verified: Vec<(PartyId, Verified<Entry>)> = Vec::new();
+        let mut newer = None;
         self.store.scan_table(ENTRIES, &mut |party, _, bytes| {
-            if let (Some(party), Ok(entry)) =
-                (PartyId::from_slice(party), Signed::<Entry>::from_bytes(bytes).recall())
-            {
-                verified.push((party, entry));
+            match (PartyId::from_slice(party), Signed::<Entry>::from_bytes(bytes).recall()) {
+                (Some(party), Ok(entry)) => verified.push((party, entry)),
+                // Passed over, a denial could be among what is not read.
+                (_, Err(SignedError::Version(got))) => newer = Some(got),
+                _ => {}
             }
             std::ops::ControlFlow::Continue(())
         })?;
+        if let Some(got) = newer {
+            let what =
+                "a log in this folder was written by a newer karte: expected entries of version 1, got";
+            return Err(Failure::failed(format!("{what} {got}"))
+                .next("Open it with the version of karte that wrote it, or a later one."));
+        }
         // In the order in which a log takes them: beginnings, identity, then each chain.
         verified.sort_by_key(|(_, entry)| {
             (entry.by().party.is_some(), entry.by().r#gen, !entry.act.is_identity(), entry.seq)
@@ -214,7 +222,40 @@ impl Engine {
             "state": if contact.row.known { "known" } else { "pending" },
             "connected": self.greeted_device(party).is_some(),
             "addresses": contact.card.addresses,
+            "standing": self.standing_of(party),
         })
+    }
+
+    /// What there is to say of a contact's log; nothing while all is as it began.
+    fn standing_of(&self, party: PartyId) -> Option<String> {
+        let state = &self.logs.get(&party)?.state;
+        if state.disputed {
+            return Some("disputed: two recoveries compete, everything of it is denied; ask in person, a new card is a new party".into());
+        }
+        let when = super::select::time_text(self.recovered_ms(party)?);
+        Some(format!(
+            "in generation {} since {when}: recovered, or its recovery keys changed",
+            state.generation
+        ))
+    }
+
+    /// A contact's own card as it was last met, to be given to whoever has lost theirs.
+    pub(super) fn show_contact_card(&self, text: &str) -> Result<Vec<Value>, Failure> {
+        let party = self.find_contact(text)?;
+        let card = self.contacts.get(&party).map(|contact| card::to_text(&contact.card));
+        Ok(vec![json!({ "alias": self.name_of(party), "party": party.to_string(), "card": card })])
+    }
+
+    /// A keeper who approved a recovery becomes a contact: its card came with its signature.
+    pub(super) fn take_keeper(&mut self, introduced: Introduced) -> Result<(), Failure> {
+        let party = introduced.log.party();
+        if party == self.me.party || self.is_known(party) {
+            return Ok(());
+        }
+        let alias = self.alias_for(&introduced.card.name, party);
+        self.learn_party(&introduced)?;
+        self.keep_contact(party, introduced.card, alias, true)?;
+        self.greet_known(party)
     }
 
     /// A known contact by alias, party id or the beginning of it.
@@ -311,9 +352,13 @@ impl Engine {
             return Ok(());
         };
         let changed = !card.addresses.is_empty()
-            && (contact.card.addresses != card.addresses || contact.card.name != card.name);
+            && (contact.card.addresses != card.addresses
+                || contact.card.name != card.name
+                || contact.card.identity != card.identity);
+        // Two of one moment: entries only ever come to a party, so the one with more of them is the later.
+        let order = |card: &Verified<Card>| (card.at_ms, card.identity.len());
         let timely =
-            card.at_ms > contact.card.at_ms && card.at_ms <= self.now.saturating_add(CLOCK_SKEW_MS_MAX);
+            order(&card) > order(&contact.card) && card.at_ms <= self.now.saturating_add(CLOCK_SKEW_MS_MAX);
         if changed && timely {
             let alias = contact.row.alias.clone();
             self.keep_contact(party, card, alias, true)?;
@@ -348,7 +393,9 @@ impl Engine {
             news |= self.take_entry(of, entry)?;
         }
         if news {
+            let before = self.generation_of(of);
             self.refresh(of);
+            self.tell_of_recovery(of, before)?;
             self.recheck_status(of)?;
             self.honour_ends(of)?;
         }
@@ -472,11 +519,18 @@ impl Engine {
         if published.as_ref().is_some_and(|library| Some(&library.recipient) == newest.as_ref()) {
             return Ok(());
         }
+        self.reissue_library()
+    }
+
+    /// The same with a new number: sealed to whoever is to open it from now on.
+    pub(super) fn reissue_library(&mut self) -> Result<(), Failure> {
+        let published = self.published_library()?;
         let Some(newest) = self.keys.library.last() else {
             return Err(Failure::new(Kind::Damaged, "the keystore holds no library key"));
         };
         let mut to = self.mine().state.recipients();
-        to.extend(self.keys.recovery.as_ref().map(|seed| seed.sealing_key().recipient()));
+        to.extend(self.keys.recovery.seed().map(|seed| seed.sealing_key().recipient()));
+        to.extend(self.key_set()?.and_then(|set| set.words_to));
         let lines: Vec<_> = self.keys.library.iter().map(|key| key.expose_age()).collect();
         let text =
             zeroize::Zeroizing::new(lines.iter().map(|line| line.as_str()).collect::<Vec<_>>().join("\n"));
@@ -519,6 +573,10 @@ impl Engine {
             "started": self.started,
             "standing": self.show_standing(),
             "clock": if self.is_clock_behind() { "behind" } else { "right" },
+            "standing_next": self.require_sound().err().map(|failure| {
+                format!("{}. {}", failure.message, failure.next.unwrap_or_default())
+            }),
+            "recovery": self.recovery_summary(),
         })])
     }
 

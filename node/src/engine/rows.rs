@@ -4,9 +4,12 @@
 //! sealed once more under a key of their grant's reading key, so that they die with it.
 
 use crate::store::Table;
+use karte_protocol::entry::RecoverTerms;
 use karte_protocol::grant::Opening;
-use karte_protocol::id::{Digest, GrantId, ObjectId, PartyId, RecordId};
+use karte_protocol::id::{Digest, GrantId, ObjectId, PartyId, RecordId, Salt};
+use karte_protocol::keys::Recipient;
 use karte_protocol::message::{Answer, Bytes};
+use karte_protocol::recovery::Approval;
 use karte_protocol::seal::{FILE_KEY_BYTES, FileKey};
 use karte_protocol::shelf::Handed;
 use karte_protocol::time::UnixMs;
@@ -60,8 +63,18 @@ pub(super) const REPLACED: Table = Table(21);
 pub(super) const SENT_REQUESTS: Table = Table(31);
 /// "" → request id → [`AskedRow`]. Requests to this party.
 pub(super) const ASKED: Table = Table(32);
+/// "" → party → [`KeptKeyRow`]. Recovery keys that are kept here for other parties.
+pub(super) const KEPT_KEYS: Table = Table(34);
+/// "" → party → [`KeeperRow`]. Whom this party asked to keep a recovery key for it.
+pub(super) const KEEPERS: Table = Table(35);
 /// The highest table.
-pub(super) const TABLE_MAX: u8 = 32;
+pub(super) const TABLE_MAX: u8 = 35;
+
+/// Where the version of the rows is kept, in [`META`].
+pub(super) const VERSION_ROW: &[u8] = b"version of rows";
+/// The version of the rows. 2: recovery keys. To be raised when a row changes so that an older karte would misread or
+/// refuse it as damage. A folder without the row is of version 1.
+pub(super) const VERSION: u32 = 2;
 
 /// The parent of rows that have none.
 pub(super) const TOP: &[u8] = b"";
@@ -93,6 +106,9 @@ pub(super) struct GivenRow {
     pub segments: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<ObjectId>,
+    /// Handed back by its reader after everything was lost: what was held back from it is not known any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handed_back: bool,
     pub at_ms: UnixMs,
 }
 
@@ -190,6 +206,67 @@ pub(super) struct RefusalRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<GrantId>,
     pub reason: String,
+}
+
+/// A recovery key for another party. Not the key: it is made of a library key of this party whenever it is needed, so
+/// that every own device and every backup has it, and the salt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeptKeyRow {
+    /// When that party asked; absent if it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_ms: Option<UnixMs>,
+    /// The own user said yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<KeptKey>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeptKey {
+    pub salt: Salt,
+    /// The library key it is made of, by its public half.
+    pub library: Recipient,
+    pub at_ms: UnixMs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeeperRow {
+    pub asked_ms: UnixMs,
+    /// What it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commitment: Option<Digest>,
+}
+
+/// What the own user was told about the keys that the party has committed to: who keeps which.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeySetRow {
+    pub keys: Vec<NamedKey>,
+    /// The sealing key of the printed words; the library is sealed to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub words_to: Option<Recipient>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NamedKey {
+    pub commitment: Digest,
+    /// `words`, an alias, or `key`.
+    pub keeper: String,
+}
+
+/// A recovery that waits for approvals. Journaled: nothing of it is lost by a stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PendingRow {
+    pub terms: RecoverTerms,
+    pub approvals: Vec<Approval>,
+    /// The set that the terms commit to, if it is a new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<KeySetRow>,
+    pub at_ms: UnixMs,
 }
 
 impl OwnRow {

@@ -23,7 +23,7 @@ pub type RowSink = Box<dyn FnMut(Vec<Row>) -> bool + Send>;
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Tables that a backup holds. A new table is left out until it is put here.
-const KEPT: [Table; 18] = [
+const KEPT: [Table; 20] = [
     ENTRIES,
     CONTACTS,
     GIVEN,
@@ -41,11 +41,13 @@ const KEPT: [Table; 18] = [
     REFUSALS,
     META,
     GONE,
+    super::rows::KEPT_KEYS,
+    super::rows::KEEPERS,
     super::rows::LOST,
 ];
 
 /// Names in [`META`] that belong to this device or folder alone.
-const OF_THIS_DEVICE: [&[u8]; 2] = [b"addresses", b"standing"];
+const OF_THIS_DEVICE: [&[u8]; 3] = [b"addresses", b"standing", super::recover::PENDING];
 
 fn is_kept(table: Table, parent: &[u8], item: &[u8]) -> bool {
     match table {

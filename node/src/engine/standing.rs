@@ -8,7 +8,7 @@ use super::rows::{META, TOP};
 use super::{Effect, Engine};
 use crate::command::Command;
 use crate::failure::Failure;
-use karte_protocol::entry::Entry;
+use karte_protocol::entry::{Act, Entry};
 use karte_protocol::id::{DeviceId, EntryId, PartyId};
 use karte_protocol::signed::Verified;
 use karte_protocol::time::UnixMs;
@@ -41,23 +41,20 @@ impl Engine {
         self.put(META, TOP, ROW, &halt)?;
         self.halt = Some(halt);
         // What runs under signatures of this device ends here.
-        for peer in self.peers.values_mut() {
-            peer.serving.clear();
-            peer.sessions.clear();
-        }
-        let cut: Vec<_> = std::mem::take(&mut self.streams).into_keys().collect();
-        self.out.extend(cut.into_iter().map(|stream| Effect::Go(stream, false)));
+        self.end_here();
         Ok(())
     }
 
     /// Whether this device may sign.
     pub(super) fn is_sound(&self) -> bool {
-        self.halt.is_none() && self.mine().state.has_device(&self.device())
+        let state = &self.mine().state;
+        self.halt.is_none() && !state.disputed && state.has_device(&self.device())
     }
 
-    /// A copy may say who it is, so that contacts can tell it what it lacks; a rolled back one says nothing more.
+    /// A copy may say who it is, so that contacts can tell it what it lacks; a rolled back one says nothing more, and one
+    /// that waits for its recovery is nobody yet.
     pub(super) fn may_greet(&self) -> bool {
-        !matches!(self.halt, Some(Halt::RolledBack { .. }))
+        !matches!(self.halt, Some(Halt::RolledBack { .. })) && !self.waits_for_recovery()
     }
 
     pub(super) fn require_sound(&self) -> Result<(), Failure> {
@@ -75,7 +72,16 @@ impl Engine {
                 entries = counted(*entries, "entry", "entries"),
             ))
             .next("Own records can still be read. `karte backup create` here and `karte backup restore` into a new folder make a new device of it."),
-            None => Failure::failed("this device was ended by its party: a recovery or another device removed it")
+            None if self.mine().state.disputed => super::recover::disputed(),
+            None if self.waits_for_recovery() => {
+                Failure::failed("this device waits for its recovery: it signs nothing before its party's keepers have approved")
+                    .next("`karte recovery start` shows the request; `karte recovery finish` takes the approvals.")
+            }
+            None if self.is_replaced() => {
+                Failure::failed("this party was recovered: another device speaks for it, and this one signs nothing any more")
+                    .next("Work with the device that took its place; own records can still be read here. If it was not you who recovered: tell your contacts in person.")
+            }
+            None => Failure::failed("this device was ended by its party: another device removed it")
                 .next("Work with the device that took its place; own records can still be read here."),
         })
     }
@@ -89,18 +95,53 @@ impl Engine {
             | Command::GrantDecline { .. }
             | Command::GrantRevoke { .. }
             | Command::RequestAdd(_)
+            | Command::RecoverySetup(_)
             | Command::RecordAdopt { .. } => true,
             _ => false,
         }
     }
 
-    pub(super) fn show_standing(&self) -> &'static str {
+    pub(crate) fn show_standing(&self) -> &'static str {
         match &self.halt {
             None if self.is_sound() => "sound",
+            None if self.mine().state.disputed => "disputed",
+            None if self.waits_for_recovery() => "waits for its recovery",
+            None if self.is_replaced() => "replaced by a recovery",
             None => "removed",
             Some(Halt::Copied { .. }) => "copied",
             Some(Halt::RolledBack { .. }) => "rolled back",
         }
+    }
+
+    /// It belongs to no generation yet: made by `karte recovery start`, or restored without a recovery key.
+    fn waits_for_recovery(&self) -> bool {
+        !self.mine().log.named_devices().contains(&self.device())
+    }
+
+    /// It belonged to an older generation.
+    fn is_replaced(&self) -> bool {
+        let mine = self.mine();
+        let is_named = mine.log.identity_entries().into_iter().any(|entry| {
+            entry.by().r#gen == mine.state.generation
+                && match &entry.act {
+                    Act::AddDevice(named) => named.device == self.device(),
+                    Act::Recover(recover) => {
+                        recover.terms.devices.iter().any(|named| named.device == self.device())
+                    }
+                    _ => false,
+                }
+        });
+        mine.state.generation > 0 && !is_named
+    }
+
+    /// This device speaks for its party no more: what runs under its name ends.
+    pub(super) fn end_here(&mut self) {
+        for peer in self.peers.values_mut() {
+            peer.serving.clear();
+            peer.sessions.clear();
+        }
+        let cut: Vec<_> = std::mem::take(&mut self.streams).into_keys().collect();
+        self.out.extend(cut.into_iter().map(|stream| Effect::Go(stream, false)));
     }
 
     /// The user's word that the folder was moved and nothing else runs from it.
@@ -133,9 +174,12 @@ impl Engine {
         more: bool,
     ) -> Result<bool, Failure> {
         let me = self.me.party;
-        let Some(from) = self.peers.get(&peer).and_then(|state| state.party) else {
+        // Who was not greeted may give it too: an old device is greeted by nobody, and entries prove themselves.
+        let known = self.peers.get(&peer).and_then(|state| state.party);
+        let Some(from) = known.or_else(|| self.party_of(&peer)) else {
             return Ok(false);
         };
+        let before = self.generation_of(me);
         let device = self.device();
         let (mut taken, mut own) = (0, 0);
         for entry in entries {
@@ -148,6 +192,7 @@ impl Engine {
         }
         if taken > 0 {
             self.refresh(me);
+            self.tell_of_recovery(me, before)?;
             self.latest.remove(&me);
             self.owe_everybody_a_status();
             let name = self.name_of(from);
@@ -184,6 +229,6 @@ impl Engine {
     }
 }
 
-fn counted(many: u64, one: &str, more: &str) -> String {
+pub(super) fn counted(many: u64, one: &str, more: &str) -> String {
     format!("{many} {}", if many == 1 { one } else { more })
 }

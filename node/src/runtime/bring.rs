@@ -108,7 +108,7 @@ impl Node {
     }
 
     fn party(&self) -> PartyId {
-        self.shared.by.party.unwrap_or_else(|| PartyId::from([0; 32]))
+        self.shared.signs().0.party.unwrap_or_else(|| PartyId::from([0; 32]))
     }
 
     pub(super) fn subject(&self, subject: Option<String>) -> Result<PartyId, Failure> {
@@ -335,8 +335,9 @@ impl<'a> Bringing<'a> {
                 .collect(),
             ..label_of(self.subject, &finding.facts, &sealed)
         };
-        let label = Verified::sign(label, shared.by, &shared.keys.device)?;
-        let sealed_label = seal_label(&label, &shared.identity, &sealed.file_key)?;
+        let (by, identity) = shared.signs();
+        let label = Verified::sign(label, by, &shared.keys.device)?;
+        let sealed_label = seal_label(&label, &identity, &sealed.file_key)?;
         Ok(new_record(sealed, label, sealed_label, source, replaced_by))
     }
 

@@ -285,11 +285,12 @@ impl Node {
     fn back_up(&self, target: &Path, lock: &Lock, out: &mpsc::Sender<Out>) -> Result<(), Failure> {
         let shared = &self.shared;
         let no_genesis = || Failure::failed("the own log is empty");
+        let (by, identity) = shared.signs();
         let maker = backup::Maker {
             keys: &shared.keys,
-            genesis: shared.identity.first().ok_or_else(no_genesis)?,
-            party: shared.by.party.ok_or_else(no_genesis)?,
-            by: shared.by,
+            genesis: identity.first().ok_or_else(no_genesis)?,
+            party: by.party.ok_or_else(no_genesis)?,
+            by,
             name: &shared.me.name,
             kind: &shared.me.kind,
             accept: shared.accept,

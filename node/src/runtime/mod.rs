@@ -82,10 +82,9 @@ struct Shared {
     inbox: mpsc::Sender<Input>,
     blobs: Arc<dyn Blobs>,
     keys: Arc<Keys>,
-    /// Who signs labels here.
-    by: By,
-    /// COSE bytes of the own identity entries; they travel with every label.
-    identity: Vec<Vec<u8>>,
+    /// Who signs labels here, and COSE bytes of the own identity entries, which travel with every label. Changed by a
+    /// recovery.
+    signs: RwLock<(By, Arc<Vec<Vec<u8>>>)>,
     network: Option<Network>,
     next: AtomicU64,
     home: PathBuf,
@@ -132,8 +131,7 @@ impl Running {
             inbox,
             blobs,
             keys: engine.keys(),
-            by: engine.signer(),
-            identity: engine.identity(),
+            signs: RwLock::new((engine.signer(), Arc::new(engine.identity()))),
             network,
             next: AtomicU64::new(1),
             home,
@@ -464,6 +462,10 @@ impl Node {
                     }
                 }));
             }
+            Effect::Signs(by, identity) => {
+                let mut signs = self.shared.signs.write().unwrap_or_else(PoisonError::into_inner);
+                *signs = (by, Arc::new(identity));
+            }
             Effect::Notice(text) => {
                 tracing::info!("{text}");
                 // Nobody may be watching.
@@ -670,6 +672,13 @@ impl Node {
                 None => return Err(stopped()),
             }
         }
+    }
+}
+
+impl Shared {
+    /// Who signs labels here now, and what travels with them.
+    fn signs(&self) -> (By, Arc<Vec<Vec<u8>>>) {
+        self.signs.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -11,6 +11,7 @@ use karte_protocol::grant::{GrantError, OPENING_BYTES_MAX, Opening};
 use karte_protocol::id::{RecordId, digest, hex};
 use karte_protocol::label::{Label, open_label};
 use karte_protocol::message::{Fetch, Frame, Request, Response};
+use karte_protocol::recovery::{Approval, KeyNote, RecoveryError, RecoveryRequest, RecoveryText};
 use karte_protocol::request::AccessRequest;
 use karte_protocol::seal::{self, FileKey};
 use karte_protocol::shelf::{Segment, ShelfHead};
@@ -57,6 +58,9 @@ pub(crate) fn judge(vector: &Vector) -> Result<Option<String>, &'static str> {
         "response" => Response::from_bytes(bytes).map(|_| None).map_err(encoding_layer),
         "fetch" => Fetch::from_bytes(bytes).map(|_| None).map_err(encoding_layer),
         "frame" => Frame::from_bytes(bytes).map(|_| None).map_err(encoding_layer),
+        "recovery-key" => recovery_text::<KeyNote>(bytes),
+        "recovery-request" => recovery_text::<RecoveryRequest>(bytes),
+        "recovery-approval" => recovery_text::<Approval>(bytes),
         "slice" => {
             let record: RecordId = vector.header("record").parse().expect("a record id");
             let number = |name| vector.header(name).parse::<u64>().expect("a number");
@@ -75,6 +79,18 @@ pub(crate) fn judge(vector: &Vector) -> Result<Option<String>, &'static str> {
             Ok(Some(digest(bytes).to_hex()))
         }
         other => panic!("unknown kind {other}"),
+    }
+}
+
+/// A text of a recovery.
+fn recovery_text<T: RecoveryText>(bytes: &[u8]) -> Result<Option<String>, &'static str> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "text")?;
+    match T::from_text(text) {
+        Ok(_) => Ok(None),
+        Err(RecoveryError::Other { .. }) => Err("text"),
+        Err(RecoveryError::Version(_)) => Err("kind"),
+        Err(RecoveryError::Bound(_)) => Err("bounds"),
+        Err(_) => Err("canonical"),
     }
 }
 

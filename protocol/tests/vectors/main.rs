@@ -22,6 +22,7 @@ mod openings;
 mod payloads;
 #[path = "../people.rs"]
 mod people;
+mod recoveries;
 mod sealed;
 mod vector;
 
@@ -33,6 +34,7 @@ use messages::messages;
 use objects::objects;
 use openings::openings;
 use payloads::payloads;
+use recoveries::recoveries;
 use sealed::sealed;
 use std::collections::BTreeMap;
 use vector::{Vector, folder, held};
@@ -97,6 +99,7 @@ fn made() -> BTreeMap<String, Vector> {
     objects(&cast, &mut vectors);
     openings(&cast, &mut vectors);
     messages(&cast, &mut vectors);
+    recoveries(&cast, &mut vectors);
     envelopes(&cast, &mut vectors);
     payloads(&cast, &mut vectors);
     bounds(&cast, &mut vectors);

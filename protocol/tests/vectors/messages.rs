@@ -2,7 +2,7 @@
 
 use crate::cast::{Cast, object, record};
 use crate::cbor::Cbor;
-use crate::people::id_of;
+use crate::people::{digest_of, id_of};
 use crate::vector::Vector;
 use crate::{Vectors, put};
 use karte_protocol::encoding::EncodingError;
@@ -19,6 +19,9 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
         ("hello", Request::Hello(hello())),
         ("entries", Request::Entries { of, entries: vec![bytes("a signed Entry")] }),
         ("log", Request::Log { of, have }),
+        ("recovery_key", Request::RecoveryKey),
+        ("openings", Request::Openings { after: None }),
+        ("openings_after", Request::Openings { after: Some(grant) }),
         ("status", Request::Status { status: bytes("a signed Status") }),
         ("offer", Request::Offer { grant, opening: bytes("an age file") }),
         ("accept", Request::Accept { accept: bytes("a signed Accept") }),
@@ -49,6 +52,8 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
         ("hello", Response::Hello(hello())),
         ("done", Response::Done),
         ("entries", Response::Entries { entries: vec![bytes("a signed Entry")], more: true }),
+        ("recovery_key", Response::RecoveryKey { commitment: digest_of("a recovery key") }),
+        ("openings", Response::Openings { openings: vec![bytes("an age file")], more: false }),
         (
             "session",
             Response::Session { status: bytes("a signed Status"), head: bytes("a signed ShelfHead") },
