@@ -11,7 +11,8 @@
 //! | `rows` | what is kept, under which names |
 //! | `people` | contacts, cards, logs, statuses |
 //! | `library` | own records, and selecting among all |
-//! | `giving` | grants this party gave: offer, shelve, release, serve, revoke |
+//! | `giving` | grants this party gave: offer, shelve, revoke |
+//! | `serving` | sessions of readers, and what goes out under them |
 //! | `getting` | grants this party received: accept, ask, verify what arrives |
 //! | `reading` | opening under a received grant, receipts, and its end |
 //! | `peers` | connections, and what is due to whom |
@@ -38,6 +39,7 @@ mod recover;
 mod reload;
 mod rows;
 mod select;
+mod serving;
 mod snapshot;
 mod standing;
 mod sync;
