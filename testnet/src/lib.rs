@@ -13,5 +13,6 @@ pub mod bench;
 pub mod faults;
 pub mod fuzz;
 pub mod growth;
+pub mod node;
 pub mod shared;
 pub mod world;

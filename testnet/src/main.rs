@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use karte_testnet::faults::{self, Kind, judge, worker};
-use karte_testnet::{bench, fuzz, growth};
+use karte_testnet::{bench, fuzz, growth, node};
 use std::process::ExitCode;
 
 /// Try the store under faults, growth and load, and the parsers with changed files
@@ -23,6 +23,9 @@ enum Command {
     StoreBench(bench::StoreBench),
     /// Feed changed seeds to every parser, and count what panics
     Fuzz(fuzz::Fuzz),
+    /// Be a daemon whose clock runs ahead; started by journeys
+    #[command(hide = true)]
+    Node(node::Node),
     /// Carry out a plan; started by `faults`
     #[command(hide = true)]
     FaultsWorker(worker::Work),
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Command::Growth(args) => growth::run(&args),
         Command::StoreBench(args) => bench::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Node(args) => node::run(args),
         Command::FaultsWorker(work) => return worker::work(&work),
         Command::FaultsJudge => return judge::serve(),
     };

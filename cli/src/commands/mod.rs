@@ -16,6 +16,7 @@ mod peers;
 mod record;
 mod run;
 mod status;
+mod steward;
 mod stop;
 mod store;
 mod sync;
@@ -85,6 +86,8 @@ enum Command {
     Timeline(timeline::Args),
     #[command(subcommand)]
     Grant(grant::Command),
+    #[command(subcommand)]
+    Steward(steward::Command),
     Sync(sync::Args),
     #[command(subcommand)]
     Audit(audit::Command),
@@ -114,6 +117,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Error> {
         Command::Trend(args) => trend::run(&session, args),
         Command::Timeline(args) => timeline::run(&session, args),
         Command::Grant(command) => grant::run(&session, command),
+        Command::Steward(command) => steward::run(&session, command),
         Command::Sync(args) => sync::run(&session, args),
         Command::Audit(command) => audit::run(&session, command),
         Command::Keys(command) => keys::run(&session, command),
@@ -181,6 +185,10 @@ mod tests {
             "karte grant show ab --cose -o f",
             "karte grant accept ab --adopt",
             "karte grant revoke ab --reason moved",
+            "karte steward add sakura",
+            "karte steward offer hana --quota 1.5GB --for 90d",
+            "karte steward offer hana --end",
+            "karte steward keeping",
             "karte sync sakura --staff s",
             "karte audit list",
             "karte keys export --age-identity --yes",

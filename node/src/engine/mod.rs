@@ -20,6 +20,7 @@
 //! | `audit` | who did what, told to the own user |
 //! | `timeline` | the life of one record, or of all, in order |
 //! | `export` | what is written out whole: records, consents, receipts |
+//! | `steward` | keeping for others, and being kept for |
 //! | `standing` | whether this device may sign: not from an older copy |
 //! | `holdings` | what should be on the disk, and how what is lost comes back |
 //! | `recover` | a new generation, after a backup was restored |
@@ -42,6 +43,7 @@ mod select;
 mod serving;
 mod snapshot;
 mod standing;
+mod steward;
 mod sync;
 mod timeline;
 
@@ -81,6 +83,7 @@ pub use recover::recover;
 pub use reload::{denied, full};
 pub(crate) use select::{effective_day, effective_text};
 pub use snapshot::RowSink;
+pub use steward::Errand;
 pub(crate) use snapshot::{ENTRIES_TABLE, OWN_TABLE};
 
 /// No clock of a machine that runs this version can truly stand before this: 2026-05-01 (part of SPEC rule 9).
@@ -353,6 +356,8 @@ pub struct Engine {
     /// Holders who have not confirmed all our receipts.
     owes_receipts: BTreeSet<PartyId>,
     redial: BTreeMap<PartyId, Redial>,
+    /// For whom this node keeps, and which stewards it calls.
+    steward: steward::Stewardship,
     /// Why nothing is signed, if so.
     halt: Option<standing::Halt>,
     /// Own records that are lost, by the grant under which a reader may have them.
@@ -429,6 +434,7 @@ impl Engine {
             engine.honour_ends(holder)?;
         }
         engine.end_expired()?;
+        engine.settle_all_kept()?;
         engine.publish_library()?;
         engine.shelve_all()?;
         engine.accept_anew()?;
@@ -462,6 +468,7 @@ impl Engine {
             syncs: vec![],
             owes_receipts: BTreeSet::new(),
             redial: BTreeMap::new(),
+            steward: steward::Stewardship::default(),
             halt: None,
             recalls: BTreeMap::new(),
             started: parts.started,
@@ -472,6 +479,7 @@ impl Engine {
         engine.load_standing(false)?;
         engine.load_given()?;
         engine.load_got()?;
+        engine.load_keeping()?;
         engine.load_recalls()?;
         Ok(engine)
     }
@@ -623,6 +631,14 @@ impl Engine {
             Command::GrantDecline { id } => self.decline(&id),
             Command::GrantRevoke { id, reason } => self.revoke(&id, &reason),
             Command::Sync { contact, staff } => return self.start_sync(ticket, contact.as_deref(), &staff),
+            Command::StewardAdd { contact } => self.add_steward(&contact),
+            Command::StewardList => self.show_stewards(),
+            Command::StewardRemove { contact } => self.remove_steward(&contact),
+            Command::StewardOffer { contact, quota_bytes, for_ms } => {
+                self.offer_to_keep(&contact, quota_bytes, for_ms)
+            }
+            Command::StewardEnd { contact } => self.end_keeping(&contact),
+            Command::StewardKeeping => Ok(self.show_keeping()),
             Command::AuditList => self.show_audit(),
             Command::KeysExport => {
                 let text = self.keys.sealing.expose_age();
@@ -668,6 +684,7 @@ impl Engine {
 
     fn tick(&mut self) -> Result<(), Failure> {
         self.end_expired()?;
+        self.settle_all_kept()?;
         self.renew()
     }
 

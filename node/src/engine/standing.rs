@@ -87,6 +87,8 @@ impl Engine {
             Command::GrantAccept { .. }
             | Command::GrantDecline { .. }
             | Command::GrantRevoke { .. }
+            | Command::StewardAdd { .. }
+            | Command::StewardRemove { .. }
             | Command::RecordAdopt { .. } => true,
             _ => false,
         }
