@@ -28,7 +28,8 @@ use karte_protocol::id::{DeviceId, ObjectId, PartyId, RecordId, Salt, digest, he
 use karte_protocol::identity::Head;
 use karte_protocol::label::{Code, Effective, Group, Label, open_label, seal_label};
 use karte_protocol::message::{
-    Fetch, Frame, Hello, Keep, Keeping, KeptGrant, KeptRecord, KeptSegment, Request, Response, SegmentAndKeys, Want,
+    Fetch, Frame, Hello, Keep, Keeping, KeptGrant, KeptRecord, KeptSegment, Request, Response,
+    SegmentAndKeys, Want,
 };
 use karte_protocol::seal::{self, FileKey};
 use karte_protocol::shelf::{Chain, Segment, Shelf, ShelfHead};

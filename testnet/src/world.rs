@@ -215,7 +215,8 @@ impl World {
         let steward = self.party(steward);
         let entries = self.entries_of(holder, self.party(holder)).into_iter();
         let mut signed = entries.filter_map(|bytes| Signed::<Entry>::from_bytes(bytes).verify().ok());
-        let names = |entry: &Verified<Entry>| matches!(entry.act, Act::AddSteward { party, .. } if party == steward);
+        let names =
+            |entry: &Verified<Entry>| matches!(entry.act, Act::AddSteward { party, .. } if party == steward);
         let found = signed.find(names).expect("the holder has named it");
         EntryId::from(found.id()).into()
     }

@@ -81,6 +81,11 @@ impl Drop for Bridge {
 }
 
 fn ip(words: &[&str]) -> bool {
-    let done = Command::new("ip").args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let done = Command::new("ip")
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     done.is_ok_and(|status| status.success())
 }

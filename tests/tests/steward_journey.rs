@@ -69,7 +69,6 @@ fn kept() -> Story {
     Story { patient, patient_runs, clinic, steward, steward_runs, grant, machines }
 }
 
-
 #[test]
 fn a_clinic_reads_from_the_steward_until_the_revocation_reaches_it() {
     let story = kept();
@@ -123,11 +122,15 @@ fn a_steward_kept_from_hearing_stops_at_the_bound_and_stays_stopped() {
         let clinic_runs = Daemon::ahead(&clinic, day);
         let told = clinic.tries(&["sync", PATIENT]);
         let refused = steward.audits("refused");
-        let at_bound =
-            refused.iter().any(|line| line["note"].as_str().is_some_and(|note| note.contains("offline limit")));
+        let at_bound = refused
+            .iter()
+            .any(|line| line["note"].as_str().is_some_and(|note| note.contains("offline limit")));
         assert_eq!(told.code == Some(0), serves, "day {day}: {told}");
         assert_eq!(at_bound, !serves, "day {day}: {refused:?}");
-        say!("acceptance 2, steward: day {day} after the last word (limit 7 d): {}", if serves { "serves" } else { "serves nothing" });
+        say!(
+            "acceptance 2, steward: day {day} after the last word (limit 7 d): {}",
+            if serves { "serves" } else { "serves nothing" }
+        );
         clinic_runs.stops(&clinic);
         steward_runs.stops(&steward);
     }
@@ -141,8 +144,19 @@ fn knows_nothing(story: &Story) {
     let raw = bech32_bytes(&party);
     let hex: String = raw.iter().map(|byte| format!("{byte:02x}")).collect();
     let words = [
-        PATIENT, "Chihiro", "Morimoto", "2160-0", "loinc", "Creatinine", "creatinine", "laboratory", "fhir/", "mg/dL",
-        "Sakura", &party, &hex,
+        PATIENT,
+        "Chihiro",
+        "Morimoto",
+        "2160-0",
+        "loinc",
+        "Creatinine",
+        "creatinine",
+        "laboratory",
+        "fhir/",
+        "mg/dL",
+        "Sakura",
+        &party,
+        &hex,
     ];
     let mut forbidden: Vec<Vec<u8>> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
     forbidden.push(raw);

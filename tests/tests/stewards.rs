@@ -99,7 +99,8 @@ fn kept(clinic: Policy) -> Story {
     world.cut("hana", "clinic");
     let hana = world.party("hana");
     let drafts = ["creatinine 612 umol/L", "potassium 6.1 mmol/L"];
-    let records = drafts.iter().map(|text| world.write("hana", hana, &lab(text, world.now)).unwrap()).collect();
+    let records =
+        drafts.iter().map(|text| world.write("hana", hana, &lab(text, world.now)).unwrap()).collect();
     world.items("hana", sync("pharmacy")).unwrap();
     Story { world, grant, records }
 }
@@ -158,7 +159,10 @@ fn the_holder_is_asked_first_where_it_can_be_reached() {
     world.sent.clear();
     world.items("clinic", sync("hana")).unwrap();
     assert_eq!(world.items("clinic", list()).unwrap().len(), 2);
-    assert!(!world.sent.iter().any(|(from, to, _)| from == "clinic" && to == "pharmacy"), "no need for a steward");
+    assert!(
+        !world.sent.iter().any(|(from, to, _)| from == "clinic" && to == "pharmacy"),
+        "no need for a steward"
+    );
 }
 
 #[test]
@@ -172,9 +176,11 @@ fn a_steward_can_read_nothing_and_is_told_no_name() {
     assert_eq!(contacts.len(), 1, "the reader is no contact of the steward: {contacts:?}");
     let has = |bytes: &[u8], word: &[u8]| bytes.windows(word.len()).any(|part| part == word);
     let mut heard = world.sent.iter().filter(|(_, to, _)| to == "pharmacy");
-    let told = heard.find(|(_, _, bytes)| ["clinic", "creatinine", "2160-0", "laboratory", "nurse", "fhir"]
-        .iter()
-        .any(|word| has(bytes, word.as_bytes()) && !matches!(Request::from_bytes(bytes), Ok(Request::Release { .. }))));
+    let told = heard.find(|(_, _, bytes)| {
+        ["clinic", "creatinine", "2160-0", "laboratory", "nurse", "fhir"].iter().any(|word| {
+            has(bytes, word.as_bytes()) && !matches!(Request::from_bytes(bytes), Ok(Request::Release { .. }))
+        })
+    });
     assert!(told.is_none(), "nothing of it was said to the steward: {told:?}");
     for row in world.copy("pharmacy") {
         for word in ["creatinine", "2160-0", "laboratory", "fhir/"] {
@@ -269,7 +275,9 @@ fn a_steward_vouches_no_longer_than_the_holder_allowed() {
         .iter()
         .filter(|(from, _, _)| from == "pharmacy")
         .filter_map(|(_, _, bytes)| match Response::from_bytes(bytes) {
-            Ok(Response::Session { status, .. }) => Signed::<Status>::from_bytes(status.to_vec()).verify().ok(),
+            Ok(Response::Session { status, .. }) => {
+                Signed::<Status>::from_bytes(status.to_vec()).verify().ok()
+            }
             _ => None,
         })
         .filter(|status| status.of == hana)
@@ -277,7 +285,10 @@ fn a_steward_vouches_no_longer_than_the_holder_allowed() {
     assert!(!vouched.is_empty(), "a session came with a Status");
     for status in vouched {
         assert_eq!(status.by().party, Some(pharmacy), "signed by the steward");
-        assert!(status.issued_ms + status.lease_ms <= last_word_ms + OFFLINE_MS, "not beyond the bound: {status:?}");
+        assert!(
+            status.issued_ms + status.lease_ms <= last_word_ms + OFFLINE_MS,
+            "not beyond the bound: {status:?}"
+        );
     }
 }
 
@@ -293,8 +304,10 @@ fn the_audit_comes_home_and_names_the_steward() {
     world.items("hana", sync("pharmacy")).unwrap();
     let audit = world.items("hana", Command::AuditList).unwrap();
     assert!(audit.len() > before);
-    let released: Vec<&Value> =
-        audit.iter().filter(|line| line["event"] == "released" && line["note"] == "served by pharmacy").collect();
+    let released: Vec<&Value> = audit
+        .iter()
+        .filter(|line| line["event"] == "released" && line["note"] == "served by pharmacy")
+        .collect();
     assert_eq!(released.len(), 1, "{audit:?}");
     assert_eq!(released[0]["party"], world.party("clinic").to_string());
     assert_eq!(released[0]["person"], "nurse Lim");
@@ -308,7 +321,8 @@ fn a_removed_steward_deletes_all_it_kept() {
     world.items("hana", Command::StewardRemove { contact: "pharmacy".into() }).unwrap();
     assert!(records.iter().all(|record| !world.has_payload("pharmacy", record)), "{:?}", world.notices);
     assert_eq!(keeping(&mut world), Value::Null);
-    let kept: Vec<_> = world.copy("pharmacy").into_iter().filter(|row| (25..=30).contains(&row.0.0)).collect();
+    let kept: Vec<_> =
+        world.copy("pharmacy").into_iter().filter(|row| (25..=30).contains(&row.0.0)).collect();
     assert!(kept.is_empty(), "no row is left: {kept:?}");
     gone(&mut world);
     assert!(world.items("clinic", sync("hana")).is_err());
@@ -383,7 +397,9 @@ fn a_steward_shows_the_own_shelf_to_a_device_of_the_holder_and_to_nobody_else() 
     let entry = world.steward_entry("hana", "pharmacy");
     let ask = Request::Segments { grant: entry, from: 0 }.to_bytes().unwrap();
     let answer = world.raw_request("hana", "pharmacy", ask.clone()).unwrap();
-    assert!(matches!(Response::from_bytes(&answer).unwrap(), Response::Segments { segments } if segments.len() == 2));
+    assert!(
+        matches!(Response::from_bytes(&answer).unwrap(), Response::Segments { segments } if segments.len() == 2)
+    );
     gone(&mut world);
     world.items("clinic", sync("hana")).unwrap();
     let denied = Response::Denied.to_bytes().unwrap();

@@ -481,7 +481,11 @@ impl Engine {
         let wants = handed.iter().map(|item| Want { record: item.record, from: 0, label: true }).collect();
         let lengths = handed.iter().map(|item| item.bytes).collect();
         got.run.underway = 0;
-        self.out.push(Effect::Fetch(peer, Fetch { grant: id, accept, wants, back: false, keep: false }, lengths));
+        self.out.push(Effect::Fetch(
+            peer,
+            Fetch { grant: id, accept, wants, back: false, keep: false },
+            lengths,
+        ));
         true
     }
 

@@ -2,7 +2,8 @@
 
 use super::reading::opening_of;
 use super::rows::{
-    CAME_BY, KEPT_FOR, KNOWN, LABELS, OWN, OWN_SHELF, OwnRow, RECEIVED, REPLACED, ReceivedRow, SEGMENTS, SOURCES, TOP,
+    CAME_BY, KEPT_FOR, KNOWN, LABELS, OWN, OWN_SHELF, OwnRow, RECEIVED, REPLACED, ReceivedRow, SEGMENTS,
+    SOURCES, TOP,
 };
 use super::select::Selection;
 use super::{Engine, Known, Opening, Wanted, decode_row};

@@ -83,8 +83,8 @@ pub use recover::recover;
 pub use reload::{denied, full};
 pub(crate) use select::{effective_day, effective_text};
 pub use snapshot::RowSink;
-pub use steward::Errand;
 pub(crate) use snapshot::{ENTRIES_TABLE, OWN_TABLE};
+pub use steward::Errand;
 
 /// No clock of a machine that runs this version can truly stand before this: 2026-05-01 (part of SPEC rule 9).
 const RELEASED_MS: UnixMs = 1_777_593_600_000;

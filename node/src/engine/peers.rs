@@ -6,6 +6,7 @@
 
 use super::getting::introduce;
 use super::steward::{Errand, Errands};
+use super::sync::SyncRun;
 use super::{Effect, Engine, RequestId};
 use crate::failure::{Failure, Kind};
 use karte_protocol::consent::{Receipt, Release, Status};
@@ -422,8 +423,7 @@ impl Engine {
             return Ok(());
         }
         let now = self.now;
-        let staff =
-            self.syncs.iter().find(|run| run.parties.contains_key(&party)).map(|run| run.staff.clone());
+        let staff = self.staff_for(party, peer);
         if let Some(state) = self.peers.get_mut(&peer) {
             state.party = Some(party);
             state.greeted = true;
@@ -437,6 +437,14 @@ impl Engine {
         self.steward.called.remove(&party);
         self.ask_absent_again(party);
         self.hear_status(peer, status)
+    }
+
+    /// Who asked for a sync with a party, or with a holder that it stands in for.
+    fn staff_for(&self, party: PartyId, peer: DeviceId) -> Option<String> {
+        let mut wanted = self.helped_by(peer);
+        wanted.push(party);
+        let asks = |run: &&SyncRun| wanted.iter().any(|party| run.parties.contains_key(party));
+        self.syncs.iter().find(asks).map(|run| run.staff.clone())
     }
 
     /// A Status of the peer's party, or of a holder whose log both follow; if it names heads that we lack and follow,
@@ -596,7 +604,12 @@ impl Engine {
         }
     }
 
-    pub(super) fn hello_answered(&mut self, peer: DeviceId, card: &[u8], status: &[u8]) -> Result<(), Failure> {
+    pub(super) fn hello_answered(
+        &mut self,
+        peer: DeviceId,
+        card: &[u8],
+        status: &[u8],
+    ) -> Result<(), Failure> {
         let introduced = introduce(card).filter(|introduced| introduced.card.by().device == peer);
         let greeted = match introduced {
             Some(introduced) if self.is_admitted(introduced.log.party()) => {

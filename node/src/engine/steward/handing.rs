@@ -12,8 +12,7 @@ use karte_protocol::entry::Act;
 use karte_protocol::id::{DeviceId, Digest, EntryId, GrantId, PartyId};
 use karte_protocol::limits::MESSAGE_BYTES_MAX;
 use karte_protocol::message::{
-    Bytes, Fetch, Keep, Keeping, KeptGrant, KeptRecord, KeptSegment, Request, Response, SegmentAndKeys,
-    Want,
+    Bytes, Fetch, Keep, Keeping, KeptGrant, KeptRecord, KeptSegment, Request, Response, SegmentAndKeys, Want,
 };
 use karte_protocol::seal;
 use karte_protocol::shelf::Segment;
@@ -38,7 +37,14 @@ impl Engine {
         let devices: Vec<DeviceId> = self
             .logs
             .get(&steward)
-            .map(|held| held.state.devices.keys().copied().filter(|device| peer_text(device.as_bytes()).is_some()).collect())
+            .map(|held| {
+                held.state
+                    .devices
+                    .keys()
+                    .copied()
+                    .filter(|device| peer_text(device.as_bytes()).is_some())
+                    .collect()
+            })
             .unwrap_or_default();
         if devices.is_empty() {
             return Err(Failure::refused(format!("no device of {name} is known"))
@@ -156,7 +162,9 @@ impl Engine {
             self.delete(META, STEWARDS, steward.as_bytes())?;
         }
         let name = self.name_of(steward);
-        self.notice(format!("{name} has not said that it keeps for you: ask it to run `karte steward offer`"));
+        self.notice(format!(
+            "{name} has not said that it keeps for you: ask it to run `karte steward offer`"
+        ));
         Ok(())
     }
 
@@ -242,7 +250,8 @@ impl Engine {
     /// What a steward lacks next: grants and their shelves first, for readers wait for them.
     fn next_keep(&self, manifest: &Manifest) -> Result<Option<Lack>, Failure> {
         for (id, segments) in self.live_shelves() {
-            let (Some(accept), Some(identity)) = (self.accept_of_given(&id), self.reader_identity(&id)) else {
+            let (Some(accept), Some(identity)) = (self.accept_of_given(&id), self.reader_identity(&id))
+            else {
                 continue;
             };
             match manifest.grants.get(&id) {
@@ -257,8 +266,7 @@ impl Engine {
         let (end, _) = self.own_shelf_end()?;
         // As it stands in the store: only compared, and verified by whoever keeps it.
         let library = self.store.get(META, TOP, b"library")?.map(Bytes::from);
-        let lacks = library.is_some()
-            && (manifest.said.library != library || manifest.said.segments < end);
+        let lacks = library.is_some() && (manifest.said.library != library || manifest.said.segments < end);
         Ok(lacks.then_some(Lack::Own(manifest.said.segments)))
     }
 
@@ -323,7 +331,11 @@ impl Engine {
             let mut records = Vec::new();
             for record in &segment.records {
                 let Some(own) = self.own_row(record)? else { continue };
-                records.push(KeptRecord { record: *record, bytes: own.payload_bytes, label_hash: own.label_hash });
+                records.push(KeptRecord {
+                    record: *record,
+                    bytes: own.payload_bytes,
+                    label_hash: own.label_hash,
+                });
             }
             // 120: a name, a hash and a length in CBOR.
             bytes += row.len() + 120 * records.len();
@@ -382,14 +394,18 @@ impl Engine {
         receipts: &[Bytes],
     ) -> Result<Response, Failure> {
         for bytes in releases {
-            let Ok(release) =
-                Signed::<Release>::from_bytes(bytes.to_vec()).verify()
-            else {
+            let Ok(release) = Signed::<Release>::from_bytes(bytes.to_vec()).verify() else {
                 continue;
             };
-            let Some(reader) = self.given.get(&release.grant).map(|given| given.open.reader()) else { continue };
-            let readers = self.logs.get(&reader).is_some_and(|held| held.log.named_devices().contains(&release.by().device));
-            let asked_it = self.logs.get(&from).is_some_and(|held| held.log.named_devices().contains(&release.to));
+            let Some(reader) = self.given.get(&release.grant).map(|given| given.open.reader()) else {
+                continue;
+            };
+            let readers = self
+                .logs
+                .get(&reader)
+                .is_some_and(|held| held.log.named_devices().contains(&release.by().device));
+            let asked_it =
+                self.logs.get(&from).is_some_and(|held| held.log.named_devices().contains(&release.to));
             if !release.is_by(reader) || !readers || !asked_it {
                 continue;
             }
@@ -406,7 +422,9 @@ impl Engine {
     /// Who served, if it was not this party itself: its name.
     pub(in super::super) fn served_by(&self, device: &DeviceId) -> Option<String> {
         let mut others = self.logs.iter().filter(|(party, _)| **party != self.me.party);
-        others.find(|(_, held)| held.log.named_devices().contains(device)).map(|(party, _)| self.name_of(*party))
+        others
+            .find(|(_, held)| held.log.named_devices().contains(device))
+            .map(|(party, _)| self.name_of(*party))
     }
 }
 

@@ -3,9 +3,11 @@
 //! Nothing is believed because it comes from the holder: every statement is signed by one of its live devices, every
 //! payload hashes to its name, every label to the hash that the holder named.
 
-use super::super::rows::{ENTRIES, KEPT_FOR, KEPT_RECORDS, KEPT_SEGMENTS, KEPT_SHELVED, KeptRecordRow, KeptRow};
-use super::super::{Effect, Engine, FetchEnd, Held};
 use super::super::peers::Duty;
+use super::super::rows::{
+    ENTRIES, KEPT_FOR, KEPT_RECORDS, KEPT_SEGMENTS, KEPT_SHELVED, KeptRecordRow, KeptRow,
+};
+use super::super::{Effect, Engine, FetchEnd, Held};
 use super::{Errand, KeptShelf};
 use crate::failure::Failure;
 use crate::store::Batch;
@@ -37,7 +39,9 @@ impl Engine {
             return Ok(Response::Denied);
         }
         let taken = match keep {
-            Keep::Grant { opening, accept, reader } => self.take_kept_grant(from, &opening, &accept, &reader)?,
+            Keep::Grant { opening, accept, reader } => {
+                self.take_kept_grant(from, &opening, &accept, &reader)?
+            }
             Keep::Shelf { grant, head, segments } => self.take_kept_shelf(from, grant, &head, &segments)?,
             Keep::Own { library, segments } => self.take_own_shelf(from, &library, &segments)?,
         };
@@ -63,7 +67,9 @@ impl Engine {
         let opening = seal::open_with(sealed, &[&self.keys.sealing], OPENING_BYTES_MAX)
             .ok()
             .and_then(|bytes| encoding::decode::<Opening>(&bytes, OPENING_BYTES_MAX).ok());
-        let Some((opening, open)) = opening.and_then(|opening| Some((opening.clone(), opening.verify().ok()?))) else {
+        let Some((opening, open)) =
+            opening.and_then(|opening| Some((opening.clone(), opening.verify().ok()?)))
+        else {
             return Ok(Err(Refusal::Wrong));
         };
         let Ok(accept) = Signed::<Accept>::from_bytes(accept.to_vec()).verify() else {
@@ -159,10 +165,16 @@ impl Engine {
             }
             self.save_kept(holder, grant)?;
         }
-        let Some(head) = self.signed_by_holder::<ShelfHead>(holder, head) else { return Ok(Err(Refusal::Wrong)) };
+        let Some(head) = self.signed_by_holder::<ShelfHead>(holder, head) else {
+            return Ok(Err(Refusal::Wrong));
+        };
         let fits = head.grant == grant && head.accept == accept;
-        if let Some(shelf) =
-            self.steward.keeping.get_mut(&holder).and_then(|kept| kept.grants.get_mut(&grant)).filter(|_| fits)
+        if let Some(shelf) = self
+            .steward
+            .keeping
+            .get_mut(&holder)
+            .and_then(|kept| kept.grants.get_mut(&grant))
+            .filter(|_| fits)
             && shelf.head.as_ref().is_none_or(|held| held.issued_ms <= head.issued_ms)
         {
             shelf.row.head = Some(head.bytes().to_vec().into());
@@ -264,7 +276,8 @@ impl Engine {
         let Some(entry) = kept.entry else { return };
         let listed: Vec<(&RecordId, u64)> =
             kept.missing.iter().take(WANTS_MAX).map(|(record, (bytes, _))| (record, *bytes)).collect();
-        let wants = listed.iter().map(|(record, _)| Want { record: **record, from: 0, label: true }).collect();
+        let wants =
+            listed.iter().map(|(record, _)| Want { record: **record, from: 0, label: true }).collect();
         let lengths = listed.iter().map(|(_, bytes)| *bytes).collect();
         let accept = ObjectId::from(*entry.as_bytes());
         let fetch = Fetch { grant: entry.into(), accept, wants, back: false, keep: true };
@@ -288,7 +301,8 @@ impl Engine {
         records: Vec<(RecordId, Vec<u8>)>,
     ) -> Result<(), Failure> {
         for (record, label) in records {
-            let listed = self.steward.keeping.get(&holder).and_then(|kept| kept.missing.get(&record)).copied();
+            let listed =
+                self.steward.keeping.get(&holder).and_then(|kept| kept.missing.get(&record)).copied();
             let Some((bytes, label_hash)) = listed.filter(|(_, hash)| digest(&label) == *hash) else {
                 // A label that is not the one that was named: not asked for again on this connection.
                 if let Some(kept) = self.steward.keeping.get_mut(&holder)

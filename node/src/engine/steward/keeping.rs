@@ -1,28 +1,24 @@
 //! The steward's side: for whom it keeps, how long, what it vouches for, and how that ends.
 
 use super::super::rows::{
-    KEEPING, KEPT, KEPT_FOR, KEPT_RECORDS, KEPT_SEGMENTS, KEPT_SHELVED, KeepingRow, KeptRecordRow, KeptRow,
-    OUTBOX, RECEIPTS, RELEASES, TOP,
+    KEEPING, KEPT, KEPT_RECORDS, KEPT_SEGMENTS, KEPT_SHELVED, KeepingRow, KeptRecordRow, KeptRow, OUTBOX,
+    RECEIPTS, RELEASES, TOP,
 };
 use super::super::select::time_text;
 use super::super::{Engine, Serving, decode_row};
 use super::{Errand, Kept, KeptShelf};
 use crate::failure::Failure;
-use crate::store::Batch;
 use karte_protocol::consent::{Accept, Status};
 use karte_protocol::decide::{Clause, Denial};
 use karte_protocol::entry::Act;
 use karte_protocol::grant::Opened;
 use karte_protocol::id::{DeviceId, EntryId, GrantId, ObjectId, PartyId, RecordId};
 use karte_protocol::limits::LEASE_MS_MAX;
-use karte_protocol::message::{
-    Bytes, Fetch, Keeping, KeptGrant, Request, Response, SegmentAndKeys, Want,
-};
+use karte_protocol::message::{Bytes, Fetch, Keeping, KeptGrant, Request, Response, SegmentAndKeys, Want};
 use karte_protocol::signed::Verified;
 use karte_protocol::time::UnixMs;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
+use std::collections::BTreeMap;
 
 /// Releases and receipts that wait for one holder. 10,000: a busy clinic's month; beyond it readers keep their own.
 const OWED_MAX: usize = 10_000;
@@ -65,12 +61,12 @@ impl Engine {
         Ok(())
     }
 
-    fn is_kept_grant(&self, holder: &PartyId, grant: &[u8]) -> bool {
+    pub(super) fn is_kept_grant(&self, holder: &PartyId, grant: &[u8]) -> bool {
         let Some(grant) = GrantId::from_slice(grant) else { return false };
         self.steward.keeping.get(holder).is_some_and(|kept| kept.grants.contains_key(&grant))
     }
 
-    fn entry_of_steward(&self, holder: PartyId) -> Option<EntryId> {
+    pub(super) fn entry_of_steward(&self, holder: PartyId) -> Option<EntryId> {
         self.logs.get(&holder)?.log.names_steward(self.me.party)
     }
 
@@ -167,7 +163,10 @@ impl Engine {
     }
 
     /// A grant that is kept and has not ended here, with its holder.
-    pub(in super::super) fn kept_grant(&self, id: &GrantId) -> Option<(PartyId, &Opened, &Verified<Accept>, u64)> {
+    pub(in super::super) fn kept_grant(
+        &self,
+        id: &GrantId,
+    ) -> Option<(PartyId, &Opened, &Verified<Accept>, u64)> {
         let mut holders = self.steward.keeping.iter().filter(|(holder, _)| self.keeps_for(**holder));
         holders.find_map(|(holder, kept)| {
             let shelf = kept.grants.get(id)?;
@@ -236,7 +235,8 @@ impl Engine {
         };
         let grants = kept.grants.iter().filter_map(|(id, shelf)| {
             let reader = self.logs.get(&shelf.row.reader)?;
-            let chains = shelf.head.as_ref().map(|head| head.chains.iter().map(|chain| chain.segments).sum::<u64>());
+            let chains =
+                shelf.head.as_ref().map(|head| head.chains.iter().map(|chain| chain.segments).sum::<u64>());
             Some(KeptGrant {
                 grant: *id,
                 accept: shelf.accept.as_ref()?.id(),
@@ -261,9 +261,10 @@ impl Engine {
         let in_time = self.steward.keeping.get(&holder).is_some_and(|kept| self.now < kept.row.until_ms);
         let removed = self.logs.get(&holder).is_some_and(|held| held.log.removes_steward(self.me.party));
         let ever = self.logs.get(&holder).is_some_and(|held| {
-            held.log.identity_entries().iter().any(|entry| {
-                matches!(entry.act, Act::AddSteward { party, .. } if party == self.me.party)
-            })
+            held.log
+                .identity_entries()
+                .iter()
+                .any(|entry| matches!(entry.act, Act::AddSteward { party, .. } if party == self.me.party))
         });
         in_time && ever && !removed
     }
@@ -328,7 +329,12 @@ impl Engine {
     }
 
     /// Keeps a release or receipt for the holder.
-    pub(in super::super) fn owe(&mut self, holder: PartyId, id: ObjectId, grant: GrantId) -> Result<(), Failure> {
+    pub(in super::super) fn owe(
+        &mut self,
+        holder: PartyId,
+        id: ObjectId,
+        grant: GrantId,
+    ) -> Result<(), Failure> {
         *self.steward.owes.entry(holder).or_default() += 1;
         self.put_bytes(OUTBOX, holder.as_bytes(), id.as_bytes(), grant.as_bytes().to_vec())
     }
@@ -382,141 +388,7 @@ impl Engine {
         Ok(())
     }
 
-    // --- ends
-
-    /// After new entries of a holder, and as time passes: what has ended is served no more and deleted.
-    pub(in super::super) fn settle_kept(&mut self, holder: PartyId) -> Result<(), Failure> {
-        let entry = self.entry_of_steward(holder);
-        let Some(kept) = self.steward.keeping.get_mut(&holder) else { return Ok(()) };
-        kept.entry = entry;
-        let over = self.now >= kept.row.until_ms;
-        let Some(held) = self.logs.get(&holder) else { return Ok(()) };
-        if held.log.removes_steward(self.me.party) {
-            return self.drop_kept(holder, "the holder ended it");
-        }
-        if over {
-            return self.drop_kept(holder, "the time it was offered for is over");
-        }
-        let (state, now) = (&held.state, self.now);
-        let ends = |id: &GrantId, shelf: &KeptShelf| {
-            shelf.open.as_ref().is_some_and(|open| {
-                state.revoked.contains(id)
-                    || open.entry.by().r#gen < state.generation
-                    || now >= open.opened.not_after_ms
-            })
-        };
-        let ended: Vec<GrantId> =
-            kept.grants.iter().filter(|(id, shelf)| ends(id, shelf)).map(|(id, _)| *id).collect();
-        ended.into_iter().try_for_each(|grant| self.end_kept(holder, grant))
-    }
-
-    pub(in super::super) fn settle_all_kept(&mut self) -> Result<(), Failure> {
-        let holders: Vec<PartyId> = self.steward.keeping.keys().copied().collect();
-        holders.into_iter().try_for_each(|holder| self.settle_kept(holder))
-    }
-
-    /// A grant that is kept has ended: running streams are cut, its shelf is deleted, and payloads that are on no other
-    /// shelf of its holder too. Who its reader was is kept: it may still ask for the log that tells it why.
-    fn end_kept(&mut self, holder: PartyId, grant: GrantId) -> Result<(), Failure> {
-        self.end_serving(grant);
-        self.clear_kept_shelf(holder, grant)?;
-        if let Some(shelf) =
-            self.steward.keeping.get_mut(&holder).and_then(|kept| kept.grants.get_mut(&grant))
-        {
-            (shelf.open, shelf.accept, shelf.head) = (None, None, None);
-            (shelf.row.opening, shelf.row.accept, shelf.row.head) = (None, None, None);
-        }
-        self.save_kept(holder, grant)?;
-        let name = self.name_of(holder);
-        self.notice(format!("grant {} of {name} has ended: it is kept no longer", grant.short()));
-        Ok(())
-    }
-
-    /// Deletes a shelf and what lies on no other.
-    pub(super) fn clear_kept_shelf(&mut self, holder: PartyId, grant: GrantId) -> Result<(), Failure> {
-        let records: Vec<RecordId> = self.shelf_of(grant.as_bytes())?.into_iter().collect();
-        self.delete_all(KEPT_SEGMENTS, grant.as_bytes())?;
-        self.delete_all(KEPT_SHELVED, grant.as_bytes())?;
-        if let Some(shelf) =
-            self.steward.keeping.get_mut(&holder).and_then(|kept| kept.grants.get_mut(&grant))
-        {
-            (shelf.row.segments, shelf.row.last) = (0, None);
-        }
-        self.let_go(holder, records)
-    }
-
-    pub(super) fn shelf_of(&self, shelf: &[u8]) -> Result<BTreeSet<RecordId>, Failure> {
-        let mut records = BTreeSet::new();
-        self.store.scan(KEPT_SHELVED, shelf, &mut |record, _| {
-            records.extend(RecordId::from_slice(record));
-            ControlFlow::Continue(())
-        })?;
-        Ok(records)
-    }
-
-    /// Deletes those of a holder's records that lie on none of its shelves any more.
-    pub(super) fn let_go(&mut self, holder: PartyId, records: Vec<RecordId>) -> Result<(), Failure> {
-        let Some(kept) = self.steward.keeping.get(&holder) else { return Ok(()) };
-        let mut shelves: Vec<Vec<u8>> = kept.grants.keys().map(|grant| grant.as_bytes().to_vec()).collect();
-        shelves.push(holder.as_bytes().to_vec());
-        let mut gone = Vec::new();
-        for record in records {
-            let mut shelved = false;
-            for shelf in &shelves {
-                shelved |= self.store.get(KEPT_SHELVED, shelf, record.as_bytes())?.is_some();
-            }
-            if !shelved {
-                gone.push(record);
-            }
-        }
-        self.forget_kept(holder, gone)
-    }
-
-    fn forget_kept(&mut self, holder: PartyId, records: Vec<RecordId>) -> Result<(), Failure> {
-        for record in &records {
-            let row: Option<KeptRecordRow> = self.row(KEPT_RECORDS, holder.as_bytes(), record.as_bytes())?;
-            let mut batch = Batch::default();
-            batch.delete(KEPT_RECORDS, holder.as_bytes(), record.as_bytes());
-            batch.delete(KEPT_FOR, record.as_bytes(), holder.as_bytes());
-            self.write(batch)?;
-            if let Some(kept) = self.steward.keeping.get_mut(&holder) {
-                kept.used_bytes -= row.map_or(0, |row| row.bytes);
-                kept.missing.remove(record);
-                kept.absent.remove(record);
-            }
-        }
-        self.drop_if_unneeded(records)
-    }
-
-    /// All that was kept for a holder is deleted, and that anything was.
-    fn drop_kept(&mut self, holder: PartyId, why: &str) -> Result<(), Failure> {
-        let Some(kept) = self.steward.keeping.get(&holder) else { return Ok(()) };
-        let grants: Vec<GrantId> = kept.grants.keys().copied().collect();
-        for grant in &grants {
-            self.end_serving(*grant);
-            for table in [KEPT_SEGMENTS, KEPT_SHELVED, RELEASES] {
-                self.delete_all(table, grant.as_bytes())?;
-            }
-        }
-        for table in [KEPT_SEGMENTS, KEPT_SHELVED] {
-            self.delete_all(table, holder.as_bytes())?;
-        }
-        let records = self.values(KEPT_RECORDS, holder.as_bytes())?;
-        let records = records.iter().filter_map(|(record, _)| RecordId::from_slice(record)).collect();
-        self.forget_kept(holder, records)?;
-        self.delete_all(KEPT, holder.as_bytes())?;
-        self.delete(KEEPING, TOP, holder.as_bytes())?;
-        for (item, grant) in self.values(OUTBOX, holder.as_bytes())? {
-            if self.is_kept_grant(&holder, &grant) {
-                self.delete(OUTBOX, holder.as_bytes(), &item)?;
-            }
-        }
-        self.steward.keeping.remove(&holder);
-        self.steward.owes.remove(&holder);
-        let name = self.name_of(holder);
-        self.notice(format!("nothing is kept for {name} any more: {why}"));
-        Ok(())
-    }
+    // --- rows
 
     pub(super) fn save_keeping(&mut self, holder: PartyId) -> Result<(), Failure> {
         match self.steward.keeping.get(&holder).map(|kept| kept.row.clone()) {

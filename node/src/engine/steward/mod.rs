@@ -1,12 +1,14 @@
 //! Stewards: a party that keeps payloads, shelves and log for a holder that is offline, and serves its readers.
 //!
-//! Participants: the holder hands over ([`handing`]), the steward keeps and vouches ([`keeping`], [`intake`]), a reader
-//! turns to it when the holder is away ([`standin`]). Goals: ciphertext and statements that prove themselves, nothing
-//! else; the steward decides by the same rule as the holder ([`super::serving`]). Non-goals: reading and granting: a
-//! steward has no key for the one, and its entries do not count for the other.
+//! Participants: the holder hands over ([`handing`]); the steward takes, keeps and vouches, until it ends ([`intake`],
+//! [`keeping`], [`ending`]); a reader turns to it when the holder is away ([`standin`]). Goals: ciphertext and
+//! statements that prove themselves, nothing else; the steward decides by the same rule as the holder
+//! ([`super::serving`]). Non-goals: reading and granting: a steward has no key for the one, and its entries do not
+//! count for the other.
 //!
 //! Reconciliation like everything between peers: the holder asks what is kept, and hands over what is lacking.
 
+mod ending;
 mod handing;
 mod intake;
 mod keeping;
@@ -135,7 +137,14 @@ impl Engine {
         if state.errands.card_due {
             due.push(Errand::Card);
         }
-        due.extend(state.errands.forwards.iter().filter(|(_, new)| !new.is_empty()).map(|(of, _)| Errand::Forward(*of)));
+        due.extend(
+            state
+                .errands
+                .forwards
+                .iter()
+                .filter(|(_, new)| !new.is_empty())
+                .map(|(of, _)| Errand::Forward(*of)),
+        );
         due.extend(state.errands.ask_logs.iter().map(|of| Errand::Log(*of)));
         for holder in self.shared_holders(party, peer) {
             let told_ms = state.errands.words.get(&holder).copied().unwrap_or(UnixMs::MIN);
@@ -252,7 +261,9 @@ impl Engine {
     /// Holders whose log both this node and a peer follow: as steward and reader, whichever way round.
     pub(super) fn shared_holders(&self, party: PartyId, peer: DeviceId) -> Vec<PartyId> {
         let mut shared = self.helped_by(peer);
-        shared.extend(self.steward.keeping.iter().filter(|(_, kept)| kept.has_reader(party)).map(|(holder, _)| *holder));
+        shared.extend(
+            self.steward.keeping.iter().filter(|(_, kept)| kept.has_reader(party)).map(|(holder, _)| *holder),
+        );
         shared
     }
 

@@ -74,9 +74,8 @@ impl Engine {
 
     /// Holders this node reads from whose steward a device is.
     pub(in super::super) fn helped_by(&self, peer: DeviceId) -> Vec<PartyId> {
-        let names = |holder: &PartyId| {
-            self.logs.get(holder).is_some_and(|held| held.state.has_steward_device(&peer))
-        };
+        let names =
+            |holder: &PartyId| self.logs.get(holder).is_some_and(|held| held.state.has_steward_device(&peer));
         self.read_from().into_iter().filter(names).collect()
     }
 
@@ -108,7 +107,12 @@ impl Engine {
         if !self.read_from().contains(&holder) {
             return false;
         }
-        if self.standin_device(holder).is_some() {
+        if let Some(device) = self.standin_device(holder) {
+            let run = self.syncs.iter().find(|run| run.parties.contains_key(&holder));
+            let staff = run.map(|run| run.staff.clone());
+            if let (Some(staff), Some(state)) = (staff, self.peers.get_mut(&device)) {
+                state.ask_anew(&staff);
+            }
             return true;
         }
         let (Some(held), Some(contact)) = (self.logs.get(&holder), self.contacts.get(&holder)) else {
@@ -138,7 +142,11 @@ impl Engine {
             let others = self.steward.called.values().any(|holders| holders.contains(&holder));
             if !others && self.standin_device(holder).is_none() && self.greeted_device(holder).is_none() {
                 let failure = Failure {
-                    message: format!("{}, and neither can its stewards: {}", self.unreachable(holder), failure.message),
+                    message: format!(
+                        "{}, and neither can its stewards: {}",
+                        self.unreachable(holder),
+                        failure.message
+                    ),
                     ..failure.clone()
                 };
                 self.end_sync_of(holder, Err(failure));
@@ -184,8 +192,7 @@ impl Engine {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.errands.receipts_left.insert(holder);
         }
-        let receipts: Vec<Bytes> =
-            due.iter().map(|receipt| Bytes::from(receipt.bytes().to_vec())).collect();
+        let receipts: Vec<Bytes> = due.iter().map(|receipt| Bytes::from(receipt.bytes().to_vec())).collect();
         Ok((!receipts.is_empty()).then_some(Request::Receipts { receipts }))
     }
 
