@@ -7,6 +7,7 @@ use crate::say;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A network namespace with one address.
 #[derive(Debug)]
@@ -25,21 +26,28 @@ struct Bridge(String);
 impl Machine {
     /// So many machines on a network of their own; none, and said so, where they cannot be made.
     pub fn several(count: u8) -> Option<Vec<Arc<Self>>> {
-        // Names of interfaces are short, and tests run side by side.
-        let tag = format!("{:x}", std::process::id());
+        // Names of interfaces are short, and stories run side by side: in one process, and in several.
+        static STORIES: AtomicU32 = AtomicU32::new(0);
+        let story = STORIES.fetch_add(1, Ordering::Relaxed);
+        let tag = format!(
+            "{:x}{}",
+            std::process::id(),
+            char::from(b'a' + u8::try_from(story % 26).unwrap_or_default())
+        );
+        let net = (std::process::id() * 7 + story) % 250;
         let bridge = Arc::new(Bridge(format!("kb{tag}")));
         let made = ip(&["link", "add", &bridge.0, "type", "bridge"]) && ip(&["link", "set", &bridge.0, "up"]);
         let machines: Option<Vec<_>> =
-            made.then(|| (1..=count).map(|number| Self::new(&bridge, &tag, number)).collect()).flatten();
+            made.then(|| (1..=count).map(|number| Self::new(&bridge, &tag, net, number)).collect()).flatten();
         if machines.is_none() {
             say!("no network namespaces here (they need root, CAP_NET_ADMIN and ip): on loopback instead");
         }
         machines
     }
 
-    fn new(bridge: &Arc<Bridge>, tag: &str, number: u8) -> Option<Arc<Self>> {
+    fn new(bridge: &Arc<Bridge>, tag: &str, net: u32, number: u8) -> Option<Arc<Self>> {
         let machine = Self {
-            address: format!("10.77.{}.{number}", std::process::id() % 250),
+            address: format!("10.77.{net}.{number}"),
             space: format!("kn{tag}-{number}"),
             cable: format!("kv{tag}{number}"),
             _bridge: bridge.clone(),

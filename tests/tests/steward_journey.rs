@@ -23,6 +23,8 @@ const STOPS_WITHIN: Duration = Duration::from_secs(10);
 const RECORDS: u64 = 12;
 /// The name stands in every resource too.
 const PATIENT: &str = "Chihiro Morimoto";
+/// What the clinic's node made of it, whose user never typed it.
+const AT_CLINIC: &str = "chihiro-morimoto";
 
 struct Story {
     patient: Home,
@@ -80,12 +82,12 @@ fn a_clinic_reads_from_the_steward_until_the_revocation_reaches_it() {
         if machines.is_some() { "network namespaces" } else { "daemons on loopback" }
     );
 
-    clinic.does(&["sync", PATIENT, "--staff", "nurse Lim"]);
+    clinic.does(&["sync", AT_CLINIC, "--staff", "nurse Lim"]);
     assert_eq!(opened(&clinic), originals(&patient), "every record opens, byte for byte");
     say!("acceptance 3: the clinic opened {RECORDS} records from the steward, byte-identical");
 
     // What was opened is told to the steward at the next contact, for the patient.
-    clinic.does(&["sync", PATIENT]);
+    clinic.does(&["sync", AT_CLINIC]);
 
     let patient_runs = patient.runs();
     eventually("the steward hands the audit back", SOON, || {
@@ -108,7 +110,7 @@ fn a_clinic_reads_from_the_steward_until_the_revocation_reaches_it() {
         begun.elapsed()
     );
     patient_runs.stops(&patient);
-    let told = clinic.tries(&["sync", PATIENT]);
+    let told = clinic.tries(&["sync", AT_CLINIC]);
     assert_eq!(told.code, Some(3), "the clinic is refused: {told}");
     assert_eq!(clinic.count(), 0, "and what it had is gone with the grant");
     steward_runs.stops(&steward);
@@ -123,7 +125,7 @@ fn a_steward_kept_from_hearing_stops_at_the_bound_and_stays_stopped() {
     for (day, serves) in [(6, true), (8, false), (8, false)] {
         let steward_runs = Daemon::ahead(&steward, day);
         let clinic_runs = Daemon::ahead(&clinic, day);
-        let told = clinic.tries(&["sync", PATIENT]);
+        let told = clinic.tries(&["sync", AT_CLINIC]);
         let refused = steward.audits("refused");
         let at_bound = refused
             .iter()
