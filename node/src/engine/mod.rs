@@ -762,6 +762,7 @@ impl Engine {
         if let Some(held) = self.logs.get_mut(&of) {
             held.state = held.log.state();
         }
+        self.note_stewards(of);
     }
 
     // --- rows

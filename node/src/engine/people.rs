@@ -61,6 +61,9 @@ impl Engine {
             }
         }
         self.logs.extend(logs.into_iter().map(|(party, log)| (party, Held::of(log))));
+        for party in self.logs.keys().copied().collect::<Vec<_>>() {
+            self.note_stewards(party);
+        }
         for (party, row) in self.rows::<ContactRow>(CONTACTS, TOP)? {
             let Some(party) = PartyId::from_slice(&party) else {
                 continue;

@@ -58,6 +58,8 @@ pub(super) struct Stewardship {
     pub(super) keeping: BTreeMap<PartyId, Kept>,
     /// Holders to whom releases or receipts are to be handed back, and how many.
     pub(super) owes: BTreeMap<PartyId, usize>,
+    /// Devices of stewards, and of whom: by every log that is held.
+    pub(super) helpers: BTreeMap<DeviceId, BTreeSet<PartyId>>,
     /// Stewards that are being called, and for which holders.
     pub(super) called: BTreeMap<PartyId, BTreeSet<PartyId>>,
 }
@@ -281,7 +283,7 @@ impl Engine {
     /// One who is admitted without being a contact.
     pub(super) fn is_guest(&self, party: PartyId) -> bool {
         self.steward.keeping.values().any(|kept| kept.has_reader(party))
-            || self.read_from().iter().any(|holder| {
+            || self.helped_holders().any(|holder| {
                 self.logs.get(holder).is_some_and(|held| held.state.stewards.contains_key(&party))
             })
     }

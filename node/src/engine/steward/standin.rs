@@ -67,16 +67,32 @@ impl Engine {
 
     // --- who stands in for whom
 
-    /// Holders this node reads from.
-    pub(in super::super) fn read_from(&self) -> BTreeSet<PartyId> {
-        self.got.values().filter(|got| got.is_live()).map(|got| got.row.holder).collect()
+    /// Notes whose devices stand in for a party, after its log changed.
+    pub(in super::super) fn note_stewards(&mut self, of: PartyId) {
+        for holders in self.steward.helpers.values_mut() {
+            holders.remove(&of);
+        }
+        let devices = self.logs.get(&of).map(|held| held.state.stewards.values().flatten());
+        for device in devices.into_iter().flatten() {
+            self.steward.helpers.entry(*device).or_default().insert(of);
+        }
+        self.steward.helpers.retain(|_, holders| !holders.is_empty());
+    }
+
+    /// Whether this node reads under a live grant of a holder.
+    fn reads_from(&self, holder: &PartyId) -> bool {
+        self.got.values().any(|got| got.is_live() && got.row.holder == *holder)
+    }
+
+    /// Holders this node reads from that have a steward.
+    pub(super) fn helped_holders(&self) -> impl Iterator<Item = &PartyId> {
+        self.steward.helpers.values().flatten().filter(|holder| self.reads_from(holder))
     }
 
     /// Holders this node reads from whose steward a device is.
     pub(in super::super) fn helped_by(&self, peer: DeviceId) -> Vec<PartyId> {
-        let names =
-            |holder: &PartyId| self.logs.get(holder).is_some_and(|held| held.state.has_steward_device(&peer));
-        self.read_from().into_iter().filter(names).collect()
+        let holders = self.steward.helpers.get(&peer).into_iter().flatten();
+        holders.filter(|holder| self.reads_from(holder)).copied().collect()
     }
 
     /// What to ask a steward for, while its holder is away.
@@ -104,7 +120,7 @@ impl Engine {
 
     /// Calls the stewards of a holder that cannot be reached. True if one is there, or may be soon.
     pub(in super::super) fn call_stewards(&mut self, holder: PartyId) -> bool {
-        if !self.read_from().contains(&holder) {
+        if !self.reads_from(&holder) {
             return false;
         }
         if let Some(device) = self.standin_device(holder) {
@@ -173,8 +189,9 @@ impl Engine {
 
     /// The steward that a device is, by the logs of those this node reads from.
     pub(in super::super) fn steward_of_device(&self, peer: &DeviceId) -> Option<PartyId> {
-        let mut stewards = self.read_from().into_iter().filter_map(|holder| {
-            let state = &self.logs.get(&holder)?.state;
+        let holders = self.helped_by(*peer);
+        let mut stewards = holders.iter().filter_map(|holder| {
+            let state = &self.logs.get(holder)?.state;
             state.stewards.iter().find(|(_, devices)| devices.contains(peer)).map(|(steward, _)| *steward)
         });
         stewards.next()
