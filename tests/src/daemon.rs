@@ -39,7 +39,8 @@ impl Daemon {
     fn of(home: &Home, mut command: impl std::borrow::BorrowMut<std::process::Command>) -> Self {
         let command = command.borrow_mut();
         let address = home.address();
-        for transport in ["udp/0/quic-v1", "tcp/0"] {
+        let port = home.port;
+        for transport in [format!("udp/{port}/quic-v1"), format!("tcp/{port}")] {
             command.args(["--listen", &format!("/ip4/{address}/{transport}")]);
         }
         let begun = Instant::now();

@@ -17,6 +17,8 @@ pub struct Home {
     pub name: String,
     /// The machine it runs on; this one, if none.
     machine: Option<Arc<Machine>>,
+    /// The port its daemon listens on; a free one at every start, if 0.
+    pub port: u16,
     path: PathBuf,
     // Last: nothing of the home outlives it.
     _folder: TempDir,
@@ -77,7 +79,7 @@ impl Home {
             .tempdir()
             .expect("there is room for a temporary folder");
         let path = folder.path().join(name);
-        let home = Self { name: name.to_owned(), machine: None, path, _folder: folder };
+        let home = Self { name: name.to_owned(), machine: None, port: 0, path, _folder: folder };
         let mut words = vec!["init", "--name", name, "--kind", kind, "--no-passphrase"];
         if manner == Manner::Accepts {
             words.extend(["--accept-contacts", "--accept-grants"]);
@@ -93,13 +95,21 @@ impl Home {
             .tempdir()
             .expect("there is room for a temporary folder");
         let path = folder.path().join(name);
-        Self { name: name.to_owned(), machine: None, path, _folder: folder }
+        Self { name: name.to_owned(), machine: None, port: 0, path, _folder: folder }
     }
 
     /// The same home, on a machine of its own.
     #[must_use]
     pub fn on(mut self, machine: &Arc<Machine>) -> Self {
         self.machine = Some(machine.clone());
+        self
+    }
+
+    /// The same home, found at one port by those who met it before it was started again.
+    #[must_use]
+    pub fn at_one_port(mut self) -> Self {
+        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+        self.port = free.expect("there is a free port").port();
         self
     }
 
@@ -121,7 +131,8 @@ impl Home {
         let folder =
             tempfile::Builder::new().prefix("karte-copy-").tempdir().expect("there is room for a copy");
         let path = folder.path().join(&self.name);
-        let copy = Self { name: self.name.clone(), machine: self.machine.clone(), path, _folder: folder };
+        let copy =
+            Self { name: self.name.clone(), machine: self.machine.clone(), port: 0, path, _folder: folder };
         let copied = Command::new("cp").arg("-a").args([&self.path, &copy.path]).status().expect("cp runs");
         assert!(copied.success(), "the home is copied");
         copy

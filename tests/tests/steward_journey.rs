@@ -45,7 +45,7 @@ fn kept() -> Story {
     };
     let patient = placed(Home::patient(PATIENT), 0);
     let clinic = placed(Home::clinic("Sakura Dialysis Clinic"), 1);
-    let steward = placed(Home::patient("Pharmacy at the Corner"), 2);
+    let steward = placed(Home::patient("Pharmacy at the Corner").at_one_port(), 2);
     let (patient_runs, clinic_runs, steward_runs) = (patient.runs(), clinic.runs(), steward.runs());
     patient.meets(&clinic);
     patient.knows(&steward);
