@@ -29,6 +29,24 @@ pub(crate) fn duration_ms(text: &str) -> Result<i64, String> {
     i64::try_from(total_ms).ok().filter(|ms| *ms > 0).ok_or_else(wrong)
 }
 
+/// A size such as `10GB`, `500MB` or `1.5TB`, in bytes; thousands, as disks are sold.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 5] =
+        [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000), ("B", 1)];
+    let wrong = || "expected a size such as 500MB, 10GB or 1.5TB".to_owned();
+    let upper = text.trim().to_ascii_uppercase();
+    let unit = UNITS.iter().find_map(|(name, unit)| Some((upper.strip_suffix(name)?.trim(), *unit)));
+    let (number, unit) = unit.ok_or_else(wrong)?;
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_digits(whole) || !is_digits(part) || part.len() > 3 {
+        return Err(wrong());
+    }
+    let thousandths = format!("{whole}{part:0<3}").parse::<u64>().map_err(|_| wrong())?;
+    let bytes = u128::from(thousandths) * u128::from(unit) / 1_000;
+    u64::try_from(bytes).ok().filter(|bytes| *bytes > 0).ok_or_else(wrong)
+}
+
 /// A number of days such as `90d` or `12w`, at most a century.
 pub(crate) fn days(text: &str) -> Result<u32, String> {
     const DAY_MS: i64 = 24 * 3_600_000;
@@ -56,6 +74,17 @@ mod tests {
         assert_eq!(duration_ms("30m"), Ok(30 * 60_000));
         assert_eq!(duration_ms("1d 12h"), Ok(36 * 3_600_000));
         assert_eq!(duration_ms("5s"), Ok(5_000));
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("10GB"), Ok(10_000_000_000));
+        assert_eq!(bytes("1.5 tb"), Ok(1_500_000_000_000));
+        assert_eq!(bytes("500MB"), Ok(500_000_000));
+        assert_eq!(bytes("700B"), Ok(700));
+        for text in ["", "10", "GB", "-1GB", "1.GB", "0GB", "1e3GB", "99999999999TB", "1.2345GB"] {
+            assert!(bytes(text).is_err(), "{text:?} was taken for a size");
+        }
     }
 
     #[test]

@@ -135,6 +135,49 @@ pub(crate) fn request(items: &[Value]) -> String {
     shown.collect::<Vec<_>>().join("\n")
 }
 
+/// Who keeps the own records, a line a steward.
+pub(crate) fn stewards(items: &[Value]) -> String {
+    let rows = items.iter().map(|item| {
+        vec![
+            field(item, "steward"),
+            field(item, "state"),
+            size(item, "used_bytes"),
+            size(item, "quota_bytes"),
+            field(item, "missing"),
+            local_clock(&field(item, "until")),
+            local_clock(&field(item, "as_of")),
+        ]
+    });
+    let head = ["STEWARD", "STATE", "KEEPS", "OF", "ON THE WAY", "UNTIL", "AS OF"];
+    or_none(
+        table(&head, Some("STATE"), rows),
+        "You have no steward. `karte steward add CONTACT` names one.",
+        &count_of(items, "steward"),
+    )
+}
+
+/// For whom something is kept, a line a holder.
+pub(crate) fn keeping(items: &[Value]) -> String {
+    let rows = items.iter().map(|item| {
+        vec![
+            party(item, "holder"),
+            field(item, "state"),
+            field(item, "records"),
+            field(item, "missing"),
+            size(item, "used_bytes"),
+            size(item, "quota_bytes"),
+            local_clock(&field(item, "until")),
+            local_clock(&field(item, "heard")),
+        ]
+    });
+    let head = ["FOR", "STATE", "RECORDS", "MISSING", "USED", "QUOTA", "UNTIL", "LAST HEARD"];
+    or_none(
+        table(&head, Some("STATE"), rows),
+        "You keep for nobody. `karte steward offer CONTACT` says for whom you would.",
+        &count_of(items, "holder"),
+    )
+}
+
 pub(crate) fn audit(items: &[Value]) -> String {
     let rows = items.iter().map(|item| {
         vec![

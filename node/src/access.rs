@@ -127,6 +127,18 @@ pub fn run(home: &Path, command: Command, unlock: Unlock, sink: &mut dyn Sink) -
 
 /// Is a daemon; blocks until it is told to end.
 pub fn serve(home: &Path, serve: Serve, unlock: Unlock, ready: &mut dyn FnMut(Value)) -> Result<(), Failure> {
+    serve_by(SystemClock, home, serve, unlock, ready)
+}
+
+/// The same by another clock. For tests: `karte` has no way to call it.
+#[doc(hidden)]
+pub fn serve_by(
+    clock: impl Clock,
+    home: &Path,
+    serve: Serve,
+    unlock: Unlock,
+    ready: &mut dyn FnMut(Value),
+) -> Result<(), Failure> {
     keystore::probe(home).map_err(|error| no_home(error, home))?;
     let listen = match serve.listen {
         listen if listen.is_empty() => Settings::load(home)?.network.listen,
@@ -134,7 +146,7 @@ pub fn serve(home: &Path, serve: Serve, unlock: Unlock, ready: &mut dyn FnMut(Va
     };
     let config =
         Config { home: home.to_owned(), listen, network: true, live: true, repair: false, check: false };
-    tokio_runtime()?.block_on(crate::run(config, SystemClock, unlock, ready))
+    tokio_runtime()?.block_on(crate::run(config, clock, unlock, ready))
 }
 
 /// Opens the store for one command; a daemon that starts meanwhile does it instead.

@@ -196,6 +196,34 @@ pub enum Command {
     ClockShow,
     /// Forgets the time floor and what was heard of others: the clock was wrong, and is right now.
     ClockReset,
+    /// Names a contact this party's steward.
+    StewardAdd {
+        /// Which.
+        contact: String,
+    },
+    /// The own stewards.
+    StewardList,
+    /// Ends a steward.
+    StewardRemove {
+        /// Which.
+        contact: String,
+    },
+    /// Says that this node keeps for a contact.
+    StewardOffer {
+        /// For whom.
+        contact: String,
+        /// Most bytes of payloads.
+        quota_bytes: u64,
+        /// How long from now, in milliseconds.
+        for_ms: i64,
+    },
+    /// Keeps no longer for a contact.
+    StewardEnd {
+        /// For whom.
+        contact: String,
+    },
+    /// What is kept for others.
+    StewardKeeping,
     /// Exchanges everything with one contact or all.
     Sync {
         /// Which; all if absent.

@@ -230,6 +230,11 @@ pub fn scope_hash(salt: &Salt, scope: &Scope) -> Result<Digest, EncodingError> {
 }
 
 impl Opening {
+    /// What a steward is shown: who may read, for what and until when, and nothing of the scope.
+    pub fn for_steward(&self) -> Self {
+        Self { scope_salt: None, scope: None, ..self.clone() }
+    }
+
     /// Recomputes every hash that it can, and checks the entry's signature and the grant's bounds.
     pub fn verify(&self) -> Result<OpenGrant, GrantError> {
         let entry = Signed::<Entry>::from_bytes(self.entry.clone()).verify()?;

@@ -253,6 +253,22 @@ impl PartyLog {
         self.in_order().into_iter().filter(|entry| entry.act.is_identity()).collect()
     }
 
+    /// The entry of the current generation that names a steward; of several the one with the smallest id. Whether it
+    /// counts, [`State::stewards`] says.
+    pub fn names_steward(&self, steward: PartyId) -> Option<EntryId> {
+        let (generation, _) = self.generation();
+        let names = |act: &Act| matches!(act, Act::AddSteward { party, .. } if *party == steward);
+        let mut found = self.entries.iter().filter(|(_, entry)| entry.by().r#gen == generation);
+        found.find(|(_, entry)| names(&entry.act)).map(|(id, _)| *id)
+    }
+
+    /// Whether a RemoveSteward of the current generation ends this steward.
+    pub fn removes_steward(&self, steward: PartyId) -> bool {
+        let (generation, _) = self.generation();
+        let removes = |act: &Act| matches!(act, Act::RemoveSteward { party } if *party == steward);
+        self.of_generation(generation).any(|entry| removes(&entry.act))
+    }
+
     /// The devices that held entries of any generation name, live or not, those of competing recoveries among them.
     pub fn named_devices(&self) -> &BTreeSet<DeviceId> {
         &self.named

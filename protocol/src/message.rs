@@ -7,6 +7,7 @@ use crate::encoding::{self, EncodingError};
 use crate::id::{Digest, GrantId, ObjectId, PartyId, RecordId};
 use crate::identity::Head;
 use crate::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
+use crate::time::UnixMs;
 use serde::{Deserialize, Serialize};
 
 /// COSE bytes of a signed object, or an age file.
@@ -88,11 +89,115 @@ pub enum Request {
         /// Yes or no.
         answer: Answer,
     },
+    /// What the steward keeps for the asker, and how much it would keep.
+    Keeping,
+    /// Something for a steward to keep.
+    Keep(Keep),
+    /// What a steward was asked and told in the holder's absence.
+    Served {
+        /// Signed Releases that opened a session at the steward.
+        releases: Vec<Bytes>,
+        /// Signed Receipts that readers left there.
+        receipts: Vec<Bytes>,
+    },
     /// What was done with records.
     Receipts {
         /// Signed Receipts, oldest first.
         receipts: Vec<Bytes>,
     },
+}
+
+/// What a holder hands to its steward: ciphertext, and statements that prove themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Keep {
+    /// A grant that was accepted. Another acceptance than the one kept begins its shelf anew.
+    Grant {
+        /// The Opening without scope and scope salt, age-sealed to the steward's devices.
+        opening: Bytes,
+        /// The signed Accept that counts.
+        accept: Bytes,
+        /// The reader's identity entries as the holder holds them, signed, in an order that can be added.
+        reader: Vec<Bytes>,
+    },
+    /// More of a grant's shelf.
+    Shelf {
+        /// The grant.
+        grant: GrantId,
+        /// The signed ShelfHead.
+        head: Bytes,
+        /// Segments in order, from the first that the steward lacks.
+        segments: Vec<KeptSegment>,
+    },
+    /// More of the holder's own shelf: for its next device, or its recovery.
+    Own {
+        /// The signed Library that counts.
+        library: Bytes,
+        /// Segments in order, from the first that the steward lacks.
+        segments: Vec<KeptSegment>,
+    },
+}
+
+/// A segment as a steward keeps it: what its keys say of the payloads, without the keys, stands beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptSegment {
+    /// The signed Segment.
+    pub segment: Bytes,
+    /// Its keys, an age file that the steward cannot open.
+    pub keys: Bytes,
+    /// The segment's records, in its order.
+    pub records: Vec<KeptRecord>,
+}
+
+/// What a steward must know of a record to fetch and check it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptRecord {
+    /// The record.
+    pub record: RecordId,
+    /// Length of its payload in bytes.
+    pub bytes: u64,
+    /// blake3 of its sealed label.
+    pub label_hash: Digest,
+}
+
+/// What a steward keeps for the asker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keeping {
+    /// Most bytes of payloads that it keeps.
+    pub quota_bytes: u64,
+    /// Bytes of payloads that it has listed, here or on their way.
+    pub used_bytes: u64,
+    /// Until when it keeps them.
+    pub until_ms: UnixMs,
+    /// Records that are listed and have not come yet.
+    pub missing: u64,
+    /// Grants that it keeps, by id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<KeptGrant>,
+    /// The signed Library that it keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub library: Option<Bytes>,
+    /// Segments of the own shelf that it keeps.
+    pub segments: u64,
+}
+
+/// How much of a grant a steward keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptGrant {
+    /// The grant.
+    pub grant: GrantId,
+    /// The Accept it keeps.
+    pub accept: ObjectId,
+    /// What it holds of the reader's identity: [`crate::identity::State::identity`].
+    pub reader: Digest,
+    /// Segments of the shelf.
+    pub segments: u64,
+    /// Whether it has the ShelfHead that names them all.
+    pub head: bool,
 }
 
 /// The opening of a connection.
@@ -161,6 +266,15 @@ pub enum Response {
         /// In order.
         segments: Vec<SegmentAndKeys>,
     },
+    /// What a steward keeps for the asker.
+    Keeping(Keeping),
+    /// A steward cannot take what was handed to it: it would be more than it said it keeps.
+    Full {
+        /// Most bytes of payloads that it keeps.
+        quota_bytes: u64,
+        /// Bytes that it keeps already.
+        used_bytes: u64,
+    },
     /// No: the same bytes for absent, not granted, revoked, expired and badly signed.
     Denied,
 }
@@ -188,6 +302,9 @@ pub struct Fetch {
     /// Asked by the grant's holder of its reader: own ciphertext that the holder has lost.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub back: bool,
+    /// Asked between a holder and its steward: `grant` and `accept` then name the AddSteward entry.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep: bool,
 }
 
 /// One record wanted.

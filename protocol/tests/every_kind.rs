@@ -19,11 +19,34 @@ mod people;
 mod vector;
 
 use cbor::{Cbor, cose, parse, payload_of_bytes, tree};
-use judge::{SIGNED_KINDS, judge};
+use judge::judge;
+use karte_protocol::backup::BackupList;
+use karte_protocol::card::Card;
+use karte_protocol::consent::{Accept, Library, Receipt, Release, Status};
+use karte_protocol::entry::Entry;
+use karte_protocol::label::Label;
+use karte_protocol::request::AccessRequest;
+use karte_protocol::shelf::{Segment, ShelfHead};
+use karte_protocol::signed::Statement;
 use people::Writer;
 use std::collections::{BTreeMap, BTreeSet};
 use vector::{Vector, held};
 
+/// Every kind that is signed.
+const SIGNED_KINDS: [&str; 12] = [
+    Entry::KIND,
+    Status::KIND,
+    Accept::KIND,
+    Release::KIND,
+    Receipt::KIND,
+    AccessRequest::KIND,
+    Library::KIND,
+    BackupList::KIND,
+    Segment::KIND,
+    ShelfHead::KIND,
+    Label::KIND,
+    Card::KIND,
+];
 /// What is not signed and yet proves itself: by a commitment, a tree of hashes or an AEAD.
 const PROVEN_KINDS: [&str; 4] = ["opening", "slice", "payload", "sealed-label"];
 /// What is only a shape: what is signed in it proves itself when it is taken out.

@@ -16,5 +16,6 @@ pub mod denied;
 pub mod faults;
 pub mod fuzz;
 pub mod growth;
+pub mod node;
 pub mod shared;
 pub mod world;

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use karte_testnet::faults::{self, Kind, judge, worker};
-use karte_testnet::{bench, decide_bench, denied, fuzz, growth};
+use karte_testnet::{bench, decide_bench, denied, fuzz, growth, node};
 use std::process::ExitCode;
 
 /// Try the store under faults, growth and load, and the parsers with changed files
@@ -27,6 +27,9 @@ enum Command {
     DeniedTiming(denied::DeniedTiming),
     /// Feed changed seeds to every parser, and count what panics
     Fuzz(fuzz::Fuzz),
+    /// Be a daemon whose clock runs ahead; started by journeys
+    #[command(hide = true)]
+    Node(node::Node),
     /// Carry out a plan; started by `faults`
     #[command(hide = true)]
     FaultsWorker(worker::Work),
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Command::DecideBench(args) => decide_bench::run(&args),
         Command::DeniedTiming(args) => denied::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Node(args) => node::run(args),
         Command::FaultsWorker(work) => return worker::work(&work),
         Command::FaultsJudge => return judge::serve(),
     };

@@ -9,8 +9,8 @@ use karte_node::keystore::{Keys, MemoryKeyring};
 use karte_node::store::{Blobs, MemoryBlobs, Table};
 use karte_protocol::bao::{Tree, verify_slice};
 use karte_protocol::chance::Chance;
-use karte_protocol::entry::Entry;
-use karte_protocol::id::{DeviceId, PartyId, RecordId, digest};
+use karte_protocol::entry::{Act, Entry};
+use karte_protocol::id::{DeviceId, EntryId, GrantId, PartyId, RecordId, digest};
 use karte_protocol::label::{Code, Effective, Label, seal_label};
 use karte_protocol::message::Fetch;
 use karte_protocol::seal::{open_checked, seal};
@@ -67,6 +67,8 @@ pub struct World {
     pub notices: Vec<(String, String)>,
     /// Every control message that was sent: from, to, bytes.
     pub sent: Vec<(String, String, Vec<u8>)>,
+    /// Every reply that came: from, to, bytes.
+    pub replied: Vec<(String, String, Vec<u8>)>,
     next: u64,
 }
 
@@ -98,6 +100,7 @@ impl World {
             streams: BTreeMap::new(),
             notices: vec![],
             sent: vec![],
+            replied: vec![],
             next: 1,
         }
     }
@@ -245,6 +248,17 @@ impl World {
     /// A party's id.
     pub fn party(&self, name: &str) -> PartyId {
         self.nodes[name].engine.me().party
+    }
+
+    /// The entry that names a steward, as `grant` of a want-list names it.
+    pub fn steward_entry(&self, holder: &str, steward: &str) -> GrantId {
+        let steward = self.party(steward);
+        let entries = self.entries_of(holder, self.party(holder)).into_iter();
+        let mut signed = entries.filter_map(|bytes| Signed::<Entry>::from_bytes(bytes).verify().ok());
+        let names =
+            |entry: &Verified<Entry>| matches!(entry.act, Act::AddSteward { party, .. } if party == steward);
+        let found = signed.find(names).expect("the holder has named it");
+        EntryId::from(found.id()).into()
     }
 
     /// Commands a node, lets the world come to rest, and gives the answer.
@@ -404,6 +418,7 @@ impl World {
             Effect::Request(peer, duty, body) => self.request(at, peer, duty, body),
             Effect::Reply(id, body) => {
                 if let Some((asker, peer, duty)) = self.replies.remove(&(at.to_owned(), id)) {
+                    self.replied.push((at.into(), asker.clone(), body.clone()));
                     self.queue.push_back((asker, Input::Answered(peer, duty, Ok(body))));
                 }
             }

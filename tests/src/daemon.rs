@@ -26,9 +26,22 @@ pub struct Daemon {
 
 impl Daemon {
     pub(crate) fn start(home: &Home) -> Self {
-        let mut command = home.command(&["run"]);
-        for address in ["/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"] {
-            command.args(["--listen", address]);
+        Self::of(home, home.command(&["run"]))
+    }
+
+    /// A daemon whose clock runs so many days ahead: `testnet node`, for `karte` cannot.
+    pub fn ahead(home: &Home, days: u32) -> Self {
+        let mut command = home.program(crate::binary::testnet());
+        command.args(["node", "--clock-ahead", &format!("{days}d"), "--home"]).arg(home.path());
+        Self::of(home, command.stdin(Stdio::null()))
+    }
+
+    fn of(home: &Home, mut command: impl std::borrow::BorrowMut<std::process::Command>) -> Self {
+        let command = command.borrow_mut();
+        let address = home.address();
+        let port = home.port;
+        for transport in [format!("udp/{port}/quic-v1"), format!("tcp/{port}")] {
+            command.args(["--listen", &format!("/ip4/{address}/{transport}")]);
         }
         let begun = Instant::now();
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("karte runs");

@@ -2,9 +2,11 @@
 
 use crate::binary;
 use crate::daemon::{Daemon, UnderWay};
+use crate::machine::Machine;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -13,6 +15,10 @@ use tempfile::TempDir;
 pub struct Home {
     /// What the others call it.
     pub name: String,
+    /// The machine it runs on; this one, if none.
+    machine: Option<Arc<Machine>>,
+    /// The port its daemon listens on; a free one at every start, if 0.
+    pub port: u16,
     path: PathBuf,
     // Last: nothing of the home outlives it.
     _folder: TempDir,
@@ -72,7 +78,8 @@ impl Home {
             .prefix("karte-e2e-")
             .tempdir()
             .expect("there is room for a temporary folder");
-        let home = Self { name: name.to_owned(), path: folder.path().join(name), _folder: folder };
+        let path = folder.path().join(name);
+        let home = Self { name: name.to_owned(), machine: None, port: 0, path, _folder: folder };
         let mut words = vec!["init", "--name", name, "--kind", kind, "--no-passphrase"];
         if manner == Manner::Accepts {
             words.extend(["--accept-contacts", "--accept-grants"]);
@@ -87,14 +94,45 @@ impl Home {
             .prefix("karte-e2e-")
             .tempdir()
             .expect("there is room for a temporary folder");
-        Self { name: name.to_owned(), path: folder.path().join(name), _folder: folder }
+        let path = folder.path().join(name);
+        Self { name: name.to_owned(), machine: None, port: 0, path, _folder: folder }
+    }
+
+    /// The same home, on a machine of its own.
+    #[must_use]
+    pub fn on(mut self, machine: &Arc<Machine>) -> Self {
+        self.machine = Some(machine.clone());
+        self
+    }
+
+    /// The same home, found at one port by those who met it before it was started again.
+    #[must_use]
+    pub fn at_one_port(mut self) -> Self {
+        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+        self.port = free.expect("there is a free port").port();
+        self
+    }
+
+    /// Where its daemon listens: an IPv4 address.
+    pub fn address(&self) -> String {
+        self.machine.as_ref().map_or_else(|| "127.0.0.1".to_owned(), |machine| machine.address.clone())
+    }
+
+    /// A program on its machine.
+    pub fn program(&self, program: &Path) -> Command {
+        match &self.machine {
+            Some(machine) => machine.program(program),
+            None => Command::new(program),
+        }
     }
 
     /// A copy of this home as it lies there (`cp -a`). Its daemon should be stopped.
     pub fn copied(&self) -> Self {
         let folder =
             tempfile::Builder::new().prefix("karte-copy-").tempdir().expect("there is room for a copy");
-        let copy = Self { name: self.name.clone(), path: folder.path().join(&self.name), _folder: folder };
+        let path = folder.path().join(&self.name);
+        let copy =
+            Self { name: self.name.clone(), machine: self.machine.clone(), port: 0, path, _folder: folder };
         let copied = Command::new("cp").arg("-a").args([&self.path, &copy.path]).status().expect("cp runs");
         assert!(copied.success(), "the home is copied");
         copy
@@ -114,7 +152,7 @@ impl Home {
 
     /// `karte --home … --json WORDS`, ready to run.
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(binary::karte());
+        let mut command = self.program(binary::karte());
         command
             .arg("--home")
             .arg(&self.path)

@@ -12,6 +12,7 @@ pub mod chance;
 pub mod daemon;
 pub mod dicom;
 pub mod home;
+pub mod machine;
 pub mod outside;
 pub mod synthetic;
 pub mod wait;

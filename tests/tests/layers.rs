@@ -114,6 +114,20 @@ fn only_the_clock_asks_for_the_time_of_day() {
     assert_eq!(asking, BTreeSet::from(["node/src/clock.rs".to_owned()]));
 }
 
+/// A daemon by another clock is for tests: the command has no path to it.
+#[test]
+fn karte_runs_by_the_machines_clock_alone() {
+    let commands: Vec<PathBuf> =
+        sources().into_iter().filter(|path| path.starts_with(workspace().join("cli"))).collect();
+    assert!(commands.len() > 20, "the commands are where they are looked for");
+    for path in commands {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for word in ["serve_by", "clock::Clock", "clock_ahead", "clock-ahead"] {
+            assert!(!text.contains(word), "{word} in {}", path.display());
+        }
+    }
+}
+
 /// Every source file of the product; files that are only tests of it are none.
 fn sources() -> Vec<PathBuf> {
     let rooms = ["protocol/src", "node/src", "cli/src"];

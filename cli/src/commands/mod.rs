@@ -19,6 +19,7 @@ mod recovery;
 mod request;
 mod run;
 mod status;
+mod steward;
 mod stop;
 mod store;
 mod sync;
@@ -91,6 +92,8 @@ enum Command {
     Grant(grant::Command),
     #[command(subcommand)]
     Request(request::Command),
+    #[command(subcommand)]
+    Steward(steward::Command),
     Sync(sync::Args),
     #[command(subcommand)]
     Audit(audit::Command),
@@ -125,6 +128,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Error> {
         Command::Timeline(args) => timeline::run(&session, args),
         Command::Grant(command) => grant::run(&session, command),
         Command::Request(command) => request::run(&session, command),
+        Command::Steward(command) => steward::run(&session, command),
         Command::Sync(args) => sync::run(&session, args),
         Command::Audit(command) => audit::run(&session, command),
         Command::Keys(command) => keys::run(&session, command),
@@ -204,6 +208,10 @@ mod tests {
             "karte request decline ab --reason no",
             "karte clock show",
             "karte clock reset --i-set-the-clock",
+            "karte steward add sakura",
+            "karte steward offer hana --quota 1.5GB --for 90d",
+            "karte steward offer hana --end",
+            "karte steward keeping",
             "karte sync sakura --staff s",
             "karte audit list",
             "karte keys export --age-identity --yes",

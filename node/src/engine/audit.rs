@@ -19,21 +19,33 @@ use serde_json::{Value, json};
 const REFUSALS_MAX: u64 = 10_000;
 
 impl Engine {
-    /// A reader's receipts. Accepted also after a Revoke; each only from the grant's own reader, and once. One that
+    /// Reader and holder of a grant that this node gave or keeps.
+    fn parties_of(&self, grant: &GrantId) -> Option<(PartyId, PartyId)> {
+        let given = self.given.get(grant).map(|given| (given.open.reader(), self.me.party));
+        given.or_else(|| self.parties_of_kept(grant))
+    }
+
+    /// A reader's receipts. Accepted also after a Revoke; each only if the grant's own reader signed it, and once. One that
     /// is wrong is passed over, so that it does not hold back the others.
-    pub(super) fn take_receipts(&mut self, from: PartyId, receipts: &[Bytes]) -> Result<Response, Failure> {
+    pub(super) fn take_receipts(&mut self, receipts: &[Bytes]) -> Result<Response, Failure> {
         for bytes in receipts {
             let Ok(receipt) = Signed::<Receipt>::from_bytes(bytes.to_vec()).verify() else { continue };
-            let is_the_readers = receipt.is_by(from)
-                && self.given.get(&receipt.grant).is_some_and(|given| given.open.reader() == from)
-                && self.logs.get(&from).is_some_and(|held| held.state.has_device(&receipt.by().device));
             let grant = receipt.grant;
+            let Some((reader, holder)) = self.parties_of(&grant) else { continue };
+            // By whom it comes does not matter: a reader may have left it with a steward.
+            let is_the_readers = receipt.is_by(reader)
+                && self.logs.get(&reader).is_some_and(|held| held.state.has_device(&receipt.by().device));
             let held = self.store.get(RECEIPTS, grant.as_bytes(), receipt.id().as_bytes())?.is_some();
             if !is_the_readers || held {
                 continue;
             }
-            if matches!(receipt.what, Deed::Deleted | Deed::Kept) {
-                let name = self.name_of(from);
+            if holder != self.me.party {
+                if !self.may_owe(&holder) {
+                    return Ok(Response::Denied);
+                }
+                self.owe(holder, receipt.id(), grant)?;
+            } else if matches!(receipt.what, Deed::Deleted | Deed::Kept) {
+                let name = self.name_of(reader);
                 self.notice(format!(
                     "{name} signed that it {} what grant {} gave",
                     deed(receipt.what),
@@ -104,19 +116,14 @@ impl Engine {
             for (_, bytes) in self.values(RELEASES, id.as_bytes())? {
                 let release = Signed::<Release>::from_bytes(bytes).verify()?;
                 let party = release.by().party.unwrap_or(given.open.reader());
-                lines.push((
-                    release.at_ms,
-                    0,
-                    self.line(
-                        "released",
-                        release.at_ms,
-                        party,
-                        &release.staff,
-                        None,
-                        Some(*id),
-                        &release.purpose,
-                    ),
-                ));
+                let (staff, purpose) = (&release.staff, &release.purpose);
+                let mut line = self.line("released", release.at_ms, party, staff, None, Some(*id), purpose);
+                if release.to != self.device()
+                    && let Some(steward) = self.served_by(&release.to)
+                {
+                    note(&mut line, &format!("served by {steward}"));
+                }
+                lines.push((release.at_ms, 0, line));
             }
             self.receipt_lines(*id, &mut lines)?;
         }

@@ -303,7 +303,9 @@ impl Engine {
         let sessions = self.peers.get(&peer);
         for (id, got) in self.got.iter().filter(|(_, got)| got.row.holder == holder && got.is_live()) {
             if !got.row.delivered {
-                duties.push(Duty::Accept(*id));
+                // An acceptance is the holder's to take: without it a steward has nothing for us.
+                let is_the_holders = sessions.is_some_and(|state| state.party == Some(holder));
+                duties.extend(is_the_holders.then_some(Duty::Accept(*id)));
                 continue;
             }
             let session = sessions.and_then(|state| state.sessions.get(id)).copied();
@@ -402,6 +404,10 @@ impl Engine {
             return Ok(());
         }
         let rolled_back = head.issued_ms < got.row.head_ms || segments < got.row.segments;
+        if rolled_back && segments >= got.row.segments {
+            // An older word that takes nothing back: a steward's copy of it.
+            return Ok(());
+        }
         if rolled_back {
             self.notice(format!("an older shelf of grant {} was refused", id.short()));
             return Ok(());
@@ -480,7 +486,11 @@ impl Engine {
         let wants = handed.iter().map(|item| Want { record: item.record, from: 0, label: true }).collect();
         let lengths = handed.iter().map(|item| item.bytes).collect();
         got.run.underway = 0;
-        self.out.push(Effect::Fetch(peer, Fetch { grant: id, accept, wants, back: false }, lengths));
+        self.out.push(Effect::Fetch(
+            peer,
+            Fetch { grant: id, accept, wants, back: false, keep: false },
+            lengths,
+        ));
         true
     }
 
@@ -493,6 +503,9 @@ impl Engine {
         id: GrantId,
         records: Vec<(RecordId, Vec<u8>)>,
     ) -> Result<(), Failure> {
+        if let Some(holder) = self.pulled_for(&id) {
+            return self.kept_arrived(holder, records);
+        }
         if self.given.contains_key(&id) {
             return self.came_back(records);
         }
@@ -622,6 +635,10 @@ impl Engine {
         missing: &[RecordId],
         end: &FetchEnd,
     ) -> Result<(), Failure> {
+        if let Some(holder) = self.pulled_for(&id) {
+            self.pull_ended(peer, holder, missing, end);
+            return Ok(());
+        }
         if self.given.contains_key(&id) {
             self.recall_ended(peer, id, missing, end);
             return Ok(());

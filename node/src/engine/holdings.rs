@@ -344,7 +344,11 @@ impl Engine {
         let handed: Vec<&Handed> = lost.values().take(WANTS_MAX).collect();
         let wants = handed.iter().map(|item| Want { record: item.record, from: 0, label: true }).collect();
         let lengths = handed.iter().map(|item| item.bytes).collect();
-        self.out.push(Effect::Fetch(peer, Fetch { grant: id, accept, wants, back: true }, lengths));
+        self.out.push(Effect::Fetch(
+            peer,
+            Fetch { grant: id, accept, wants, back: true, keep: false },
+            lengths,
+        ));
         true
     }
 

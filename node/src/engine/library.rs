@@ -2,7 +2,8 @@
 
 use super::reading::opening_of;
 use super::rows::{
-    CAME_BY, KNOWN, LABELS, OWN, OWN_SHELF, OwnRow, RECEIVED, REPLACED, ReceivedRow, SEGMENTS, SOURCES, TOP,
+    CAME_BY, KEPT_FOR, KNOWN, LABELS, OWN, OWN_SHELF, OwnRow, RECEIVED, REPLACED, ReceivedRow, SEGMENTS,
+    SOURCES, TOP,
 };
 use super::select::Selection;
 use super::{Engine, Known, Opening, Wanted, decode_row};
@@ -277,7 +278,8 @@ impl Engine {
         if self.store.get(OWN, TOP, record.as_bytes())?.is_some() {
             return Ok(true);
         }
-        Ok(!self.values(CAME_BY, record.as_bytes())?.is_empty())
+        let came = !self.values(CAME_BY, record.as_bytes())?.is_empty();
+        Ok(came || !self.values(KEPT_FOR, record.as_bytes())?.is_empty())
     }
 
     // --- selecting

@@ -11,7 +11,8 @@
 //! | `rows` | what is kept, under which names |
 //! | `people` | contacts, cards, logs, statuses |
 //! | `library` | own records, and selecting among all |
-//! | `giving` | grants this party gave: offer, shelve, release, serve, revoke |
+//! | `giving` | grants this party gave: offer, shelve, revoke |
+//! | `serving` | sessions of readers, and what goes out under them |
 //! | `getting` | grants this party received: accept, ask, verify what arrives |
 //! | `reading` | opening under a received grant, receipts, and its end |
 //! | `peers` | connections, and what is due to whom |
@@ -21,6 +22,7 @@
 //! | `audit` | who did what, told to the own user |
 //! | `timeline` | the life of one record, or of all, in order |
 //! | `export` | what is written out whole: records, consents, receipts |
+//! | `steward` | keeping for others, and being kept for |
 //! | `standing` | whether this device may sign: not from an older copy |
 //! | `holdings` | what should be on the disk, and how what is lost comes back |
 //! | `recover` | a new generation: keys and their keepers, approvals, what is given again |
@@ -42,8 +44,10 @@ mod reload;
 mod requests;
 mod rows;
 mod select;
+mod serving;
 mod snapshot;
 mod standing;
+mod steward;
 mod sync;
 mod timeline;
 
@@ -84,6 +88,7 @@ pub use reload::{denied, full};
 pub(crate) use select::{effective_day, effective_text};
 pub use snapshot::RowSink;
 pub(crate) use snapshot::{ENTRIES_TABLE, OWN_TABLE};
+pub use steward::Errand;
 
 /// Names a command until it is answered.
 pub type Ticket = u64;
@@ -374,6 +379,8 @@ pub struct Engine {
     /// Holders who have not confirmed all our receipts.
     owes_receipts: BTreeSet<PartyId>,
     redial: BTreeMap<PartyId, Redial>,
+    /// For whom this node keeps, and which stewards it calls.
+    steward: steward::Stewardship,
     /// Why nothing is signed, if so.
     halt: Option<standing::Halt>,
     /// Own records that are lost, by the grant under which a reader may have them.
@@ -454,6 +461,7 @@ impl Engine {
         }
         engine.end_expired()?;
         engine.drop_spent_seed()?;
+        engine.settle_all_kept()?;
         engine.publish_library()?;
         engine.shelve_all()?;
         engine.accept_anew()?;
@@ -488,6 +496,7 @@ impl Engine {
             requests: requests::Requests::default(),
             owes_receipts: BTreeSet::new(),
             redial: BTreeMap::new(),
+            steward: steward::Stewardship::default(),
             halt: None,
             recalls: BTreeMap::new(),
             recovering: recover::Recovering::default(),
@@ -500,6 +509,7 @@ impl Engine {
         engine.load_standing(false)?;
         engine.load_given()?;
         engine.load_got()?;
+        engine.load_keeping()?;
         engine.load_recalls()?;
         engine.load_requests()?;
         engine.load_recovering()?;
@@ -681,6 +691,14 @@ impl Engine {
             Command::ClockShow => Ok(self.show_clock()),
             Command::ClockReset => self.reset_clock(),
             Command::Sync { contact, staff } => return self.start_sync(ticket, contact.as_deref(), &staff),
+            Command::StewardAdd { contact } => self.add_steward(&contact),
+            Command::StewardList => self.show_stewards(),
+            Command::StewardRemove { contact } => self.remove_steward(&contact),
+            Command::StewardOffer { contact, quota_bytes, for_ms } => {
+                self.offer_to_keep(&contact, quota_bytes, for_ms)
+            }
+            Command::StewardEnd { contact } => self.end_keeping(&contact),
+            Command::StewardKeeping => Ok(self.show_keeping()),
             Command::AuditList => self.show_audit(),
             Command::KeysExport => {
                 let text = self.keys.sealing.expose_age();
@@ -735,6 +753,7 @@ impl Engine {
 
     fn tick(&mut self) -> Result<(), Failure> {
         self.end_expired()?;
+        self.settle_all_kept()?;
         self.renew()
     }
 
@@ -797,6 +816,7 @@ impl Engine {
         if let Some(held) = self.logs.get_mut(&of) {
             held.refresh();
         }
+        self.note_stewards(of);
     }
 
     // --- rows

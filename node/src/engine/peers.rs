@@ -6,6 +6,8 @@
 
 use super::getting::introduce;
 use super::select::time_text;
+use super::steward::{Errand, Errands};
+use super::sync::SyncRun;
 use super::{Effect, Engine, RequestId};
 use crate::failure::{Failure, Kind};
 use karte_protocol::consent::{Receipt, Release, Status};
@@ -64,6 +66,8 @@ pub enum Duty {
     RecoveryKey,
     /// Ask a reader for openings of our grants that we have lost.
     Openings,
+    /// What is due between a holder, its steward and its readers.
+    Steward(Errand),
     /// Ask for entries of our own log that we lack.
     OwnLog,
     /// Ask a reader for own payloads that we have lost.
@@ -108,6 +112,8 @@ pub(super) struct Peer {
     deaf_until_ms: UnixMs,
     /// Who asks, for releases.
     pub(super) staff: String,
+    /// What stewards have to do with it.
+    pub(super) errands: Errands,
 }
 
 impl Peer {
@@ -118,6 +124,26 @@ impl Peer {
         self.denied.clear();
         self.status_due = true;
         self.ask_own_log = true;
+        self.errands.ask_anew();
+    }
+
+    pub(super) fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
+    /// Whether own entries are on their way to it.
+    pub(super) fn is_pushing(&self) -> bool {
+        !self.to_push.is_empty()
+    }
+
+    /// What was put off is due again.
+    pub(super) fn resume(&mut self, errand: Errand) {
+        self.paused.remove(&Duty::Steward(errand));
+    }
+
+    /// A fresh Status is due.
+    pub(super) fn owe_a_status(&mut self) {
+        self.status_due = self.greeted;
     }
 
     /// Not again at once.
@@ -199,6 +225,7 @@ impl Engine {
             let lost =
                 Failure::new(Kind::Unreachable, format!("the connection to {} broke", self.name_of(party)))
                     .next("Repeat `karte sync`: what has arrived is kept.");
+            self.steward_lost(peer, party, &lost);
             self.end_sync_of(party, Err(lost));
         }
     }
@@ -213,8 +240,20 @@ impl Engine {
         if self.greeted_device(party).is_none() {
             let failure = Failure::new(Kind::Unreachable, format!("{} cannot be reached: {reason}", self.name_of(party)))
                 .next("Is its node running? `karte contact list` shows the address; ask for a fresh card if it moved.");
-            self.end_sync_of(party, Err(failure));
+            self.steward_failed(party, &failure);
+            if !self.call_stewards(party) {
+                self.end_sync_of(party, Err(failure));
+            }
         }
+    }
+
+    /// Whether a party is being called just now.
+    pub(super) fn is_dialling(&self, party: PartyId) -> bool {
+        self.redial.get(&party).is_some_and(|redial| redial.dialling)
+    }
+
+    pub(super) fn is_being_called(&mut self, party: PartyId) {
+        self.redial.entry(party).or_default().dialling = true;
     }
 
     fn jitter_ms(&mut self) -> i64 {
@@ -286,8 +325,10 @@ impl Engine {
     pub(super) fn push_entry(&mut self, entry: &Verified<Entry>) {
         let identity = entry.act.is_identity();
         let readers: BTreeSet<PartyId> = self.given.values().map(|given| given.open.reader()).collect();
+        let stewards: BTreeSet<PartyId> = self.mine().state.stewards.keys().copied().collect();
         for state in self.peers.values_mut().filter(|state| state.greeted) {
-            let follows = state.party.is_some_and(|party| readers.contains(&party));
+            let follows =
+                state.party.is_some_and(|party| readers.contains(&party) || stewards.contains(&party));
             if (identity || follows) && state.to_push.len() < PUSH_MAX {
                 state.to_push.push(entry.bytes().to_vec().into());
             }
@@ -325,11 +366,14 @@ impl Engine {
         }
         let greeted = self.peers.get(&peer).filter(|state| state.greeted).and_then(|state| state.party);
         let still = |party: &PartyId| {
-            self.is_known(*party) && self.logs.get(party).is_some_and(|held| held.state.has_device(&peer))
+            self.is_admitted(*party) && self.logs.get(party).is_some_and(|held| held.state.has_device(&peer))
         };
         let Some(from) = greeted.filter(still) else {
             return Ok(Response::Denied);
         };
+        if !self.is_known(from) && !Self::is_for_guests(&request) {
+            return Ok(Response::Denied);
+        }
         let needs_our_name = matches!(
             request,
             Request::Offer { .. }
@@ -345,7 +389,8 @@ impl Engine {
         }
         match request {
             Request::Hello(_) => Ok(Response::Denied),
-            Request::Entries { of, entries } if of == from => {
+            // Entries prove themselves: who follows a log takes them from anybody it speaks with.
+            Request::Entries { of, entries } if of == from || self.follows(of) => {
                 self.take_entries(of, Self::verify_entries(&entries))?;
                 Ok(Response::Done)
             }
@@ -353,7 +398,9 @@ impl Engine {
                 self.hear_status(peer, &status)?;
                 Ok(Response::Done)
             }
-            Request::Log { of, have } if of == self.me.party && self.was_ever_reader(from) => {
+            Request::Log { of, have }
+                if of == self.me.party && (self.was_ever_reader(from) || self.has_steward(from, &peer)) =>
+            {
                 let (entries, more) = self.entries_beyond(of, &have);
                 Ok(Response::Entries { entries, more })
             }
@@ -364,6 +411,13 @@ impl Engine {
             }
             Request::RecoveryKey => self.asked_for_a_key(from),
             Request::Openings { after } => self.hand_openings_back(from, after),
+            Request::Log { of, have } if self.shared_holders(from, peer).contains(&of) => {
+                let (entries, more) = self.entries_beyond(of, &have);
+                Ok(Response::Entries { entries, more })
+            }
+            Request::Keeping => Ok(self.keeping_told(from)),
+            Request::Keep(keep) => self.take_keep(from, keep),
+            Request::Served { releases, receipts } => self.take_served(from, &releases, &receipts),
             Request::Offer { opening, .. } => {
                 let taken = self.take_offer(from, &opening)?;
                 self.ask_log(peer);
@@ -381,7 +435,7 @@ impl Engine {
             }
             Request::Ask { request } => Ok(done_if(self.take_ask(from, &request)?)),
             Request::Answer { request, answer } => Ok(done_if(self.take_verdict(from, request, answer)?)),
-            Request::Receipts { receipts } => self.take_receipts(from, &receipts),
+            Request::Receipts { receipts } => self.take_receipts(&receipts),
             Request::Entries { .. } | Request::Log { .. } => Ok(Response::Denied),
         }
     }
@@ -414,7 +468,7 @@ impl Engine {
             return Ok(Response::Denied);
         }
         self.greeted(peer, party, status)?;
-        Ok(Response::Hello(self.hello()?))
+        Ok(Response::Hello(self.hello_to(&peer)?))
     }
 
     /// Both sides know each other: from here on duties flow.
@@ -424,8 +478,7 @@ impl Engine {
             return Ok(());
         }
         let now = self.now;
-        let staff =
-            self.syncs.iter().find(|run| run.parties.contains_key(&party)).map(|run| run.staff.clone());
+        let staff = self.staff_for(party, peer);
         if let Some(state) = self.peers.get_mut(&peer) {
             state.party = Some(party);
             state.greeted = true;
@@ -436,10 +489,21 @@ impl Engine {
             state.ask_own_log = true;
         }
         self.redial.remove(&party);
+        self.steward.called.remove(&party);
+        self.ask_absent_again(party);
         self.hear_status(peer, status)
     }
 
-    /// A Status of the peer's party; if it names heads that we lack and follow, the log is due.
+    /// Who asked for a sync with a party, or with a holder that it stands in for.
+    fn staff_for(&self, party: PartyId, peer: DeviceId) -> Option<String> {
+        let mut wanted = self.helped_by(peer);
+        wanted.push(party);
+        let asks = |run: &&SyncRun| wanted.iter().any(|party| run.parties.contains_key(party));
+        self.syncs.iter().find(asks).map(|run| run.staff.clone())
+    }
+
+    /// A Status of the peer's party, or of a holder whose log both follow; if it names heads that we lack and follow,
+    /// the log is due. It is signed, so it does not matter who brings it.
     pub(super) fn hear_status(&mut self, peer: DeviceId, bytes: &[u8]) -> Result<(), Failure> {
         let Some(party) = self.peers.get(&peer).and_then(|state| state.party) else {
             return Ok(());
@@ -452,12 +516,26 @@ impl Engine {
                 (self.name_of(party), time_text(status.issued_ms), time_text(self.now));
             self.notice(format!("the clock of {name} says {theirs}, and this machine's {ours}: one of them is wrong, and nothing is shared"));
         }
-        let whole = self.take_status(party, status)?;
-        let follows = self.got.values().any(|got| got.row.holder == party);
-        if !whole && follows {
-            self.ask_log(peer);
+        let of = status.of;
+        if of == self.me.party || (of != party && !self.follows(of)) {
+            return Ok(());
+        }
+        if self.has_steward(party, &peer) {
+            self.ask_steward_anew(peer);
+        }
+        if !self.take_status(of, status)? && self.follows(of) {
+            match of == party {
+                true => self.ask_log(peer),
+                false => self.ask_log_of(peer, of),
+            }
         }
         Ok(())
+    }
+
+    fn ask_log_of(&mut self, peer: DeviceId, of: PartyId) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.errands.ask_logs.insert(of);
+        }
     }
 
     fn ask_log(&mut self, peer: DeviceId) {
@@ -527,6 +605,7 @@ impl Engine {
             Duty::Hello => state.hello_sent = false,
             Duty::Log => state.ask_log = true,
             Duty::OwnLog => state.ask_own_log = true,
+            Duty::Steward(errand) => self.errand_failed(peer, errand),
             Duty::Status => state.status_due = true,
             Duty::News(grant) => drop(state.told.remove(&grant)),
             Duty::Release(grant) => {
@@ -541,6 +620,7 @@ impl Engine {
     fn take_answer(&mut self, peer: DeviceId, duty: Duty, response: Response) -> Result<(), Failure> {
         match (duty, response) {
             (Duty::Hello, Response::Hello(hello)) => self.hello_answered(peer, &hello.card, &hello.status),
+            (Duty::Steward(errand), response) => self.errand_answered(peer, errand, response),
             (Duty::Hello, _) => {
                 self.hello_denied(peer);
                 Ok(())
@@ -614,10 +694,15 @@ impl Engine {
         }
     }
 
-    fn hello_answered(&mut self, peer: DeviceId, card: &[u8], status: &[u8]) -> Result<(), Failure> {
+    pub(super) fn hello_answered(
+        &mut self,
+        peer: DeviceId,
+        card: &[u8],
+        status: &[u8],
+    ) -> Result<(), Failure> {
         let introduced = introduce(card).filter(|introduced| introduced.card.by().device == peer);
         let greeted = match introduced {
-            Some(introduced) if self.is_known(introduced.log.party()) => {
+            Some(introduced) if self.is_admitted(introduced.log.party()) => {
                 let party = introduced.log.party();
                 self.meet(introduced)? && {
                     self.greeted(peer, party, status)?;
@@ -626,10 +711,11 @@ impl Engine {
             }
             _ => false,
         };
-        if !greeted && let Some(party) = self.party_of(&peer) {
+        if !greeted && let Some(party) = self.party_of(&peer).or_else(|| self.steward_of_device(&peer)) {
             let name = self.name_of(party);
             let failure = Failure::failed(format!("{name} answered with a card that is not its own"))
                 .next("Ask for a fresh card and add it again.");
+            self.steward_failed(party, &failure);
             self.end_sync_of(party, Err(failure));
         }
         Ok(())
@@ -648,13 +734,19 @@ impl Engine {
 
     /// A contact that does not greet us has said, or not, what it holds of our log.
     fn stranger_answered(&mut self, peer: DeviceId) {
-        let Some(party) = self.party_of(&peer) else { return };
+        let steward = self.steward_of_device(&peer);
+        let Some(party) = self.party_of(&peer).or(steward) else { return };
         let name = self.name_of(party);
         let failure = match self.require_sound() {
             Err(ended) => ended,
             Ok(()) => Failure::refused(format!("{name} has not taken this node as a contact yet"))
                 .next(format!("Your card waits there: ask {name} to run `karte contact list` and `karte contact add`, then sync again.")),
         };
+        if let Some(steward) = steward {
+            let unknown = Failure::new(Kind::Unreachable, "the steward does not know this reader yet")
+                .next("Try again when the holder's node is running.");
+            self.steward_failed(steward, &unknown);
+        }
         self.end_sync_of(party, Err(failure));
     }
 
@@ -717,12 +809,13 @@ impl Engine {
         duties.extend(self.reading_duties(party, peer));
         duties.extend(self.recall_duties(party));
         duties.extend(self.request_duties(party));
-        for (id, given) in &self.given {
+        for id in state.serving.keys() {
             let told = state.told.get(id).copied().unwrap_or_default();
-            if state.serving.contains_key(id) && given.row.segments > told {
+            if self.segments_served(id) > told {
                 duties.push(Duty::News(*id));
             }
         }
+        duties.extend(self.errands(party, peer)?);
         if self.owes_receipts.contains(&party) {
             duties.push(Duty::Receipts);
         }
@@ -733,7 +826,7 @@ impl Engine {
         tracing::debug!(?peer, ?duty, "due");
         let request = match duty {
             Duty::Hello => {
-                let hello = self.hello()?;
+                let hello = self.hello_to(&peer)?;
                 if let Some(state) = self.peers.get_mut(&peer) {
                     state.hello_sent = true;
                     state.hello_due = false;
@@ -750,6 +843,7 @@ impl Engine {
                 let of = self.me.party;
                 Some(Request::Log { of, have: self.ends_of(of) })
             }
+            Duty::Steward(errand) => self.errand_request(peer, errand)?,
             Duty::Recall(grant) => {
                 if self.start_recall(peer, grant) {
                     self.mark(peer, duty);
@@ -818,7 +912,7 @@ impl Engine {
     }
 
     fn news_request(&mut self, peer: DeviceId, grant: GrantId) -> Result<Option<Request>, Failure> {
-        let Some(head) = self.shelf_head(grant)? else {
+        let Some((_, head)) = self.head_to_serve(grant)? else {
             return Ok(None);
         };
         if let Some(state) = self.peers.get_mut(&peer) {

@@ -67,6 +67,9 @@ impl Engine {
             }
         }
         self.logs.extend(logs.into_iter().map(|(party, log)| (party, Held::of(log))));
+        for party in self.logs.keys().copied().collect::<Vec<_>>() {
+            self.note_stewards(party);
+        }
         for (party, row) in self.rows::<ContactRow>(CONTACTS, TOP)? {
             let Some(party) = PartyId::from_slice(&party) else {
                 continue;
@@ -94,11 +97,18 @@ impl Engine {
         let card = Card {
             name: self.me.name.clone(),
             kind: self.me.kind.clone(),
-            addresses: self.addresses.iter().take(8).cloned().collect(),
+            addresses: self.card_addresses(),
             identity: identity.iter().map(|entry| Bytes::from(entry.bytes().to_vec())).collect(),
             at_ms: self.now,
         };
         Ok(Verified::sign(card, self.by(), &self.keys.device)?)
+    }
+
+    /// The own addresses, and where the stewards are: at most 8 in all.
+    fn card_addresses(&self) -> Vec<String> {
+        let stewards = self.steward_addresses();
+        let own = self.addresses.iter().take(8 - stewards.len().min(8));
+        own.chain(&stewards).cloned().collect()
     }
 
     pub(super) fn show_card(&self) -> Result<Vec<Value>, Failure> {
@@ -198,6 +208,14 @@ impl Engine {
                 self.name_of(party)
             ))
             .next("End them first: `karte grant list`, then `karte grant revoke ID`."));
+        }
+        if self.mine().state.stewards.contains_key(&party) {
+            return Err(Failure::refused(format!("{} is a steward of this party", self.name_of(party)))
+                .next("`karte steward remove` ends that first."));
+        }
+        if self.steward.keeping.contains_key(&party) {
+            return Err(Failure::refused(format!("this node keeps for {}", self.name_of(party)))
+                .next("`karte steward offer CONTACT --end` ends that first, and deletes what is kept."));
         }
         let view = self.view_contact(party);
         self.contacts.remove(&party);
@@ -323,6 +341,12 @@ impl Engine {
             self.refresh_card(party, introduced.card)?;
             return Ok(true);
         }
+        if self.is_guest(party) {
+            // A reader for whom something is kept, or a steward: heard, and no contact.
+            self.learn_party(&introduced)?;
+            let signer = introduced.card.by().device;
+            return Ok(self.logs.get(&party).is_some_and(|held| held.state.has_device(&signer)));
+        }
         if self.contacts.contains_key(&party) && !self.policy.accept_contacts {
             // It waits already; knocking again writes nothing.
             return Ok(false);
@@ -362,6 +386,9 @@ impl Engine {
         if changed && timely {
             let alias = contact.row.alias.clone();
             self.keep_contact(party, card, alias, true)?;
+            if self.mine().state.stewards.contains_key(&party) {
+                self.card_changed();
+            }
         }
         Ok(())
     }
@@ -388,18 +415,24 @@ impl Engine {
         of: PartyId,
         entries: Vec<Verified<Entry>>,
     ) -> Result<bool, Failure> {
-        let mut news = false;
+        let mut news = Vec::new();
         for entry in entries {
-            news |= self.take_entry(of, entry)?;
+            let bytes = Bytes::from(entry.bytes().to_vec());
+            if self.take_entry(of, entry)? {
+                news.push(bytes);
+            }
         }
-        if news {
+        if !news.is_empty() {
             let before = self.generation_of(of);
             self.refresh(of);
             self.tell_of_recovery(of, before)?;
             self.recheck_status(of)?;
+            // Passed on before it ends what it ends here: afterwards nobody shares this log any more.
+            self.forward(of, &news);
             self.honour_ends(of)?;
+            self.settle_kept(of)?;
         }
-        Ok(news)
+        Ok(!news.is_empty())
     }
 
     pub(super) fn verify_entries(entries: &[Bytes]) -> Vec<Verified<Entry>> {
@@ -577,6 +610,7 @@ impl Engine {
                 format!("{}. {}", failure.message, failure.next.unwrap_or_default())
             }),
             "recovery": self.recovery_summary(),
+            "keeping": self.keeping_summary(),
         })])
     }
 
@@ -585,7 +619,7 @@ impl Engine {
             return false;
         };
         let devices: Vec<DeviceId> = held.state.devices.keys().copied().collect();
-        let addresses = contact.card.addresses.clone();
+        let addresses = super::steward::own_addresses(&contact.card.addresses);
         if addresses.is_empty() {
             return false;
         }

@@ -161,6 +161,7 @@ impl Engine {
         batch.put(OUTBOX, holder.as_bytes(), signed.id().as_bytes(), id.as_bytes().to_vec());
         batch.put(GOT, TOP, id.as_bytes(), encoding::encode(&got.row)?);
         self.owes_receipts.insert(holder);
+        self.receipt_is_new(holder);
         self.write(batch)
     }
 

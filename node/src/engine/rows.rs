@@ -59,6 +59,18 @@ pub(super) const LOST: Table = Table(19);
 pub(super) const SOURCES: Table = Table(20);
 /// "" → record → the record that took its place.
 pub(super) const REPLACED: Table = Table(21);
+/// "" → holder → [`KeepingRow`]. For whom this node is a steward.
+pub(super) const KEEPING: Table = Table(25);
+/// holder → grant → [`KeptRow`].
+pub(super) const KEPT: Table = Table(26);
+/// grant, or holder: its own shelf → segment number → CBOR of `SegmentAndKeys`.
+pub(super) const KEPT_SEGMENTS: Table = Table(27);
+/// grant, or holder: its own shelf → record → "".
+pub(super) const KEPT_SHELVED: Table = Table(28);
+/// holder → record → [`KeptRecordRow`].
+pub(super) const KEPT_RECORDS: Table = Table(29);
+/// record → holder → "".
+pub(super) const KEPT_FOR: Table = Table(30);
 /// "" → request id → [`SentRow`]. Requests of this party.
 pub(super) const SENT_REQUESTS: Table = Table(31);
 /// "" → request id → [`AskedRow`]. Requests to this party.
@@ -267,6 +279,62 @@ pub(super) struct PendingRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set: Option<KeySetRow>,
     pub at_ms: UnixMs,
+}
+
+/// What this node said that it keeps for a holder, and the holder's own shelf.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeepingRow {
+    pub quota_bytes: u64,
+    pub until_ms: UnixMs,
+    pub since_ms: UnixMs,
+    /// COSE bytes of the holder's Library.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub library: Option<Bytes>,
+    pub segments: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<ObjectId>,
+}
+
+/// A grant that is kept for its holder. Once it has ended only its reader is left: who may still ask for the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeptRow {
+    pub reader: PartyId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opening: Option<Opening>,
+    /// COSE bytes of the Accept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept: Option<Bytes>,
+    /// COSE bytes of the newest ShelfHead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<Bytes>,
+    pub segments: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<ObjectId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeptRecordRow {
+    pub bytes: u64,
+    pub label_hash: Digest,
+    /// The sealed label, once it and the payload are here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Bytes>,
+}
+
+/// What a steward of this party last said that it keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StewardRow {
+    pub quota_bytes: u64,
+    pub used_bytes: u64,
+    pub until_ms: UnixMs,
+    pub missing: u64,
+    pub told_ms: UnixMs,
+    /// It could not take all that it was handed.
+    pub full: bool,
 }
 
 impl OwnRow {

@@ -96,6 +96,8 @@ impl Engine {
             | Command::GrantRevoke { .. }
             | Command::RequestAdd(_)
             | Command::RecoverySetup(_)
+            | Command::StewardAdd { .. }
+            | Command::StewardRemove { .. }
             | Command::RecordAdopt { .. } => true,
             _ => false,
         }

@@ -72,7 +72,9 @@ impl Engine {
             if let Some(state) = self.peers.get_mut(device) {
                 state.greet_again();
             }
-        } else if !self.dial(party) {
+        } else if self.dial(party) {
+            self.is_being_called(party);
+        } else if !self.call_stewards(party) {
             let failure =
                 Failure::new(Kind::Unreachable, format!("no address of {} is known", self.name_of(party)))
                     .next("Ask for a fresh card while its node is running, and add it again.");
@@ -95,7 +97,8 @@ impl Engine {
             .flat_map(|run| run.parties.iter().filter(|(_, end)| end.is_none()).map(|(party, _)| *party))
             .collect();
         for party in waiting {
-            let idle = self.greeted_device(party).and_then(|device| self.peers.get(&device));
+            let device = self.greeted_device(party).or_else(|| self.standin_for(party));
+            let idle = device.and_then(|device| self.peers.get(&device));
             if idle.is_some_and(|state| state.outstanding.is_empty()) {
                 self.end_sync_of(party, Ok(()));
             }

@@ -20,6 +20,11 @@ pub fn peer_id_of(device: &DeviceKey) -> Result<PeerId, NetError> {
     Ok(PublicKey::from(key).to_peer_id())
 }
 
+/// What stands behind `/p2p/` in an address of this device; none if the bytes are no key.
+pub fn peer_text(device: &DeviceKey) -> Option<String> {
+    peer_id_of(device).ok().map(|peer| peer.to_string())
+}
+
 /// The device behind a peer id; `None` if its key is not ed25519.
 pub fn device_of(peer: &PeerId) -> Option<DeviceKey> {
     peer.to_bytes().strip_prefix(&ED25519_PREFIX)?.try_into().ok()

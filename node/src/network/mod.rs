@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
-pub use device::{DeviceKey, device_of, peer_id_of};
+pub use device::{DeviceKey, device_of, peer_id_of, peer_text};
 pub use error::{AddressFailure, NetError};
 pub use libp2p::Multiaddr;
 pub use limits::Limits;

@@ -17,22 +17,6 @@ use karte_protocol::seal::{self, FileKey};
 use karte_protocol::shelf::{Segment, ShelfHead};
 use karte_protocol::signed::{Signed, SignedError, Statement};
 
-/// Every kind that is signed.
-pub(crate) const SIGNED_KINDS: [&str; 12] = [
-    Entry::KIND,
-    Status::KIND,
-    Accept::KIND,
-    Release::KIND,
-    Receipt::KIND,
-    AccessRequest::KIND,
-    Library::KIND,
-    BackupList::KIND,
-    Segment::KIND,
-    ShelfHead::KIND,
-    Label::KIND,
-    Card::KIND,
-];
-
 /// The id and what is else stated, or the layer that refused.
 pub(crate) fn judge(vector: &Vector) -> Result<Option<String>, &'static str> {
     let bytes = &vector.bytes[..];

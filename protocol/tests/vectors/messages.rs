@@ -2,11 +2,15 @@
 
 use crate::cast::{Cast, object, record};
 use crate::cbor::Cbor;
-use crate::people::{digest_of, id_of};
+use crate::people::{NOW_MS, digest_of, id_of};
 use crate::vector::Vector;
 use crate::{Vectors, put};
 use karte_protocol::encoding::EncodingError;
-use karte_protocol::message::{Answer, Fetch, Frame, Hello, Request, Response, SegmentAndKeys, Want};
+use karte_protocol::id::digest;
+use karte_protocol::message::{
+    Answer, Fetch, Frame, Hello, Keep, Keeping, KeptGrant, KeptRecord, KeptSegment, Request, Response,
+    SegmentAndKeys, Want,
+};
 use serde_bytes::ByteBuf;
 
 /// One vector of every message.
@@ -15,6 +19,22 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
     let hello = || Hello { card: bytes("a signed Card"), status: bytes("a signed Status") };
     let (of, grant) = (cast.aiko, id_of(&cast.granting));
     let have = cast.status().heads;
+    let segment = || KeptSegment {
+        segment: bytes("a signed Segment"),
+        keys: bytes("an age file"),
+        records: vec![KeptRecord { record: record("one"), bytes: 1 << 20, label_hash: digest(b"label") }],
+    };
+    let keep_grant = Keep::Grant {
+        opening: bytes("an age file"),
+        accept: bytes("a signed Accept"),
+        reader: vec![bytes("a signed Entry")],
+    };
+    let keep_shelf = Keep::Shelf { grant, head: bytes("a signed ShelfHead"), segments: vec![segment()] };
+    let keep_own = Keep::Own { library: bytes("a signed Library"), segments: vec![segment()] };
+    let served = Request::Served {
+        releases: vec![bytes("a signed Release")],
+        receipts: vec![bytes("a signed Receipt")],
+    };
     let requests = [
         ("hello", Request::Hello(hello())),
         ("entries", Request::Entries { of, entries: vec![bytes("a signed Entry")] }),
@@ -38,6 +58,11 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
             Request::Answer { request: object("request"), answer: Answer::Declined { reason: "no".into() } },
         ),
         ("receipts", Request::Receipts { receipts: vec![bytes("a signed Receipt")] }),
+        ("keeping", Request::Keeping),
+        ("keep_grant", Request::Keep(keep_grant)),
+        ("keep_shelf", Request::Keep(keep_shelf)),
+        ("keep_own", Request::Keep(keep_own)),
+        ("served", served),
     ];
     for (name, request) in requests {
         let bytes = request.to_bytes().expect("encodes");
@@ -48,6 +73,21 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
         );
     }
     let segments = vec![SegmentAndKeys { segment: bytes("a signed Segment"), keys: bytes("an age file") }];
+    let keeping = Keeping {
+        quota_bytes: 10 << 30,
+        used_bytes: 1 << 20,
+        until_ms: NOW_MS,
+        missing: 3,
+        grants: vec![KeptGrant {
+            grant,
+            accept: object("accept"),
+            reader: digest(b"reader"),
+            segments: 2,
+            head: true,
+        }],
+        library: Some(bytes("a signed Library")),
+        segments: 1,
+    };
     let responses = [
         ("hello", Response::Hello(hello())),
         ("done", Response::Done),
@@ -59,6 +99,8 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
             Response::Session { status: bytes("a signed Status"), head: bytes("a signed ShelfHead") },
         ),
         ("segments", Response::Segments { segments }),
+        ("keeping", Response::Keeping(keeping)),
+        ("full", Response::Full { quota_bytes: 10 << 30, used_bytes: 9 << 30 }),
         ("denied", Response::Denied),
     ];
     for (name, response) in responses {
@@ -74,10 +116,14 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
         accept: object("accept"),
         wants: vec![Want { record: record("one"), from: 1 << 20, label: true }],
         back: false,
+        keep: false,
     };
     let back = Fetch { back: true, ..fetch.clone() }.to_bytes().expect("encodes");
+    let keep = Fetch { keep: true, ..fetch.clone() }.to_bytes().expect("encodes");
     let fetch = fetch.to_bytes().expect("encodes");
     put(vectors, "fetch", Vector::accept("fetch", None, "one record from its second MiB on", fetch));
+    let comment = "the same, between a holder and its steward";
+    put(vectors, "fetch_keep", Vector::accept("fetch", None, comment, keep));
     put(vectors, "fetch_back", Vector::accept("fetch", None, "the same, asked back by the holder", back));
     let frames = [
         ("label", Frame::Label { record: record("one"), label: bytes("a sealed label") }),
