@@ -23,6 +23,7 @@ pub mod keys;
 pub mod label;
 pub mod limits;
 pub mod message;
+pub mod own;
 pub mod seal;
 pub mod shelf;
 pub mod signed;

@@ -28,6 +28,8 @@ pub const CLOCK_SKEW_MS_MAX: i64 = 10 * crate::time::MINUTE_MS;
 pub const SESSION_MS_MAX: i64 = crate::time::HOUR_MS;
 /// Longest text of a card, in characters. A Genesis, some devices, five addresses; still one QR code (version 40 holds 2,953 bytes).
 pub const CARD_CHARS_MAX: usize = 2_900;
+/// Longest text of an invitation, in characters. A card, a secret and a time.
+pub const INVITE_CHARS_MAX: usize = CARD_CHARS_MAX + 200;
 /// Largest plaintext of one record, in bytes. 256 TiB: far above any file, and far below where sums overflow.
 pub const RECORD_BYTES_MAX: u64 = 1 << 48;
 /// Longest name of a party or alias, in bytes.

@@ -30,22 +30,23 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<(), Error> {
     let items = session.items(Command::Card)?;
     output::print(&view::card(&items))?;
     if args.qr {
-        output::print(&draw(&items)?)?;
+        output::print(&draw(&items, "card")?)?;
     }
     Ok(())
 }
 
-fn draw(items: &[Value]) -> Result<String, Failure> {
-    let text = items.iter().find_map(|item| item.get("card")?.as_str()).unwrap_or_default();
+/// The text that items hold under `name`, as a QR code.
+pub(super) fn draw(items: &[Value], name: &str) -> Result<String, Failure> {
+    let text = items.iter().find_map(|item| item.get(name)?.as_str()).unwrap_or_default();
     let code = QrCode::with_error_correction_level(text, EcLevel::L).map_err(|error| {
-        Failure::failed(format!("the card does not fit a QR code: {error}"))
-            .next("Give the text of the card instead.")
+        Failure::failed(format!("the {name} does not fit a QR code: {error}"))
+            .next(format!("Give the text of the {name} instead."))
     })?;
     let width = code.width() + 2 * QUIET_MODULES;
     match view::terminal_width() {
         Some(terminal) if usize::from(terminal) < width => {
             Err(Failure::failed(format!("the QR code is {width} columns wide, the terminal {terminal}"))
-                .next("Widen the window or make its letters smaller, or give the text of the card instead."))
+                .next(format!("Widen the window or make its letters smaller, or give the text of the {name} instead.")))
         }
         is_terminal => Ok(painted(&code, is_terminal.is_some())),
     }
@@ -71,8 +72,8 @@ mod tests {
     #[test]
     fn the_longest_card_fits_a_code() {
         let card = format!("karte:{}", "a".repeat(2_894));
-        let drawn = draw(&[json!({ "card": card })]).unwrap();
+        let drawn = draw(&[json!({ "card": card })], "card").unwrap();
         assert_eq!(drawn.lines().count(), (177 + 2 * QUIET_MODULES).div_ceil(2));
-        assert!(draw(&[json!({ "card": "a".repeat(3_000) })]).is_err());
+        assert!(draw(&[json!({ "card": "a".repeat(3_000) })], "card").is_err());
     }
 }

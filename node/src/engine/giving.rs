@@ -1,5 +1,6 @@
 //! Grants this party gave: offer, shelve, release, serve, revoke.
 
+use super::devices::Place;
 use super::library::recall_label;
 use super::rows::{GIVEN, GivenRow, LABELS, RELEASES, SEGMENTS, SHELVED, TOP};
 use super::select::{code_text, scope_of, span_text, time_text};
@@ -31,6 +32,8 @@ const SEGMENTS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 16 * 1024;
 const REPLACE_EVERY_MS: i64 = HOUR_MS;
 /// The state of a grant that its holder's recovery ended.
 const RECOVERED: &str = "ended by recovery";
+/// The state of a grant that lies beyond the end of the device that signed it.
+const VOID: &str = "void";
 /// Releases of one connection in one minute. 60: a person syncs less, a program needs no more.
 const RELEASES_A_MINUTE_MAX: u32 = 60;
 
@@ -50,6 +53,11 @@ pub(super) struct Given {
 }
 
 impl Given {
+    /// One that nobody has accepted yet.
+    pub(super) fn fresh(row: GivenRow, open: OpenGrant) -> Self {
+        Self { row, open, accept: None, replaced_ms: UnixMs::MIN }
+    }
+
     fn covers(&self, record: &RecordId, label: &Label) -> bool {
         label.subject == self.open.opened.subject
             && self.open.scope.as_ref().is_some_and(|scope| scope.covers(record, label))
@@ -70,9 +78,13 @@ impl Engine {
         Ok(())
     }
 
-    fn save_given(&mut self, id: GrantId) -> Result<(), Failure> {
+    /// Keeps the row, and tells the other own devices of it.
+    pub(super) fn save_given(&mut self, id: GrantId) -> Result<(), Failure> {
         match self.given.get(&id).map(|given| given.row.clone()) {
-            Some(row) => self.put(GIVEN, TOP, id.as_bytes(), &row),
+            Some(row) => {
+                self.put(GIVEN, TOP, id.as_bytes(), &row)?;
+                self.touch(Place::Given { grant: id })
+            }
             None => Ok(()),
         }
     }
@@ -117,7 +129,7 @@ impl Engine {
             last: None,
             at_ms: self.now,
         };
-        self.given.insert(id, Given { row, open, accept: None, replaced_ms: UnixMs::MIN });
+        self.given.insert(id, Given::fresh(row, open));
         self.save_given(id)?;
         Ok(vec![self.view_given(id)])
     }
@@ -290,11 +302,14 @@ impl Engine {
     /// Why a grant that was given counts no more; none while it does.
     pub(super) fn standing(&self, id: GrantId, opened: &Opened) -> Option<&'static str> {
         let state = &self.mine().state;
-        let given = self.given.get(&id).map(|given| given.open.entry.by().r#gen);
+        let entry = self.given.get(&id).map(|given| &given.open.entry);
+        let given = entry.map(|entry| entry.by().r#gen);
+        let is_void = entry.is_some_and(|entry| state.is_void(&entry.by().device, entry.seq));
         match () {
             () if state.revoked.contains(&id) => Some("revoked"),
             () if self.now >= opened.not_after_ms => Some("expired"),
             () if given.is_some_and(|generation| generation < state.generation) => Some(RECOVERED),
+            () if is_void => Some(VOID),
             () => None,
         }
     }
@@ -538,6 +553,34 @@ impl Engine {
             // Each new acceptance means a whole new shelf.
             return Ok(false);
         }
+        let id = accept.grant;
+        self.put_accept(accept)?;
+        let name = self.name_of(from);
+        self.notice(format!("{name} accepted grant {}", id.short()));
+        Ok(true)
+    }
+
+    /// A reader's yes that another own device took. It was checked there; whether its signer is live is asked again
+    /// with every decision.
+    pub(super) fn take_told_accept(&mut self, accept: Verified<Accept>) -> Result<(), Failure> {
+        let Some(given) = self.given.get(&accept.grant) else { return Ok(()) };
+        let reader = given.open.reader();
+        let is_the_readers = accept.reader == reader && accept.is_by(reader);
+        let ended = self.standing(accept.grant, &given.open.opened).is_some();
+        if !is_the_readers || ended || accept.recipient.to_age().is_err() {
+            return Ok(());
+        }
+        let lives = |held: &Verified<Accept>| {
+            self.logs.get(&reader).is_none_or(|log| log.state.has_device(&held.by().device))
+        };
+        let wins = given.accept.as_ref().filter(|held| lives(held)).is_none_or(|held| {
+            (accept.n, std::cmp::Reverse(accept.id())) > (held.n, std::cmp::Reverse(held.id()))
+        });
+        if wins { self.put_accept(accept) } else { Ok(()) }
+    }
+
+    /// The acceptance that counts from now on: a new shelf begins under it.
+    fn put_accept(&mut self, accept: Verified<Accept>) -> Result<(), Failure> {
         let (id, now) = (accept.grant, self.now);
         self.delete_all(SHELVED, id.as_bytes())?;
         self.delete_all(SEGMENTS, id.as_bytes())?;
@@ -550,10 +593,7 @@ impl Engine {
             given.replaced_ms = now;
         }
         self.save_given(id)?;
-        self.shelve(id)?;
-        let name = self.name_of(from);
-        self.notice(format!("{name} accepted grant {}", id.short()));
-        Ok(true)
+        self.shelve(id)
     }
 
     /// A reader's request for a session. The Release is kept before anything is said: it is the audit.
@@ -586,6 +626,7 @@ impl Engine {
             return Ok(Response::Denied);
         };
         self.put_bytes(RELEASES, id.as_bytes(), release.id().as_bytes(), release.bytes().to_vec())?;
+        self.touch(Place::Release { grant: id, id: release.id() })?;
         if let Some(state) = self.peers.get_mut(&peer) {
             state.told.insert(id, head.chains.iter().map(|chain| chain.segments).sum());
             state.serving.insert(id, release);
@@ -617,7 +658,7 @@ impl Engine {
         if self.is_clock_behind() {
             return Err(Denial { grant, clause: Clause::Clock });
         }
-        // The own Status is renewed when its lease runs low; this device is the holder's only one.
+        // The own Status is renewed when its lease runs low, and not while siblings were not heard for too long.
         self.own_status().map_err(|_| Denial { grant, clause: Clause::HolderStatus })?;
         let given = self.given.get(&grant).ok_or(unknown.clone())?;
         if given.open.reader() != from {
@@ -700,6 +741,10 @@ impl Engine {
             self.out.push(Effect::Finish(stream, Frame::Denied));
             return Ok(());
         };
+        if fetch.grant == self.own_fetch() {
+            let items = self.giving_own(peer, &fetch)?;
+            return self.serve_or_deny(peer, stream, fetch.grant, items);
+        }
         if fetch.back {
             return self.asked_back(peer, stream, &fetch);
         }
@@ -719,9 +764,20 @@ impl Engine {
 
     /// The holder asks its reader for what it has lost.
     fn asked_back(&mut self, peer: DeviceId, stream: StreamId, fetch: &Fetch) -> Result<(), Failure> {
-        match self.giving_back(peer, fetch)? {
+        let items = self.giving_back(peer, fetch)?;
+        self.serve_or_deny(peer, stream, fetch.grant, items)
+    }
+
+    fn serve_or_deny(
+        &mut self,
+        peer: DeviceId,
+        stream: StreamId,
+        grant: GrantId,
+        items: Option<Vec<Serving>>,
+    ) -> Result<(), Failure> {
+        match items {
             Some(items) => {
-                self.streams.insert(stream, (peer, fetch.grant));
+                self.streams.insert(stream, (peer, grant));
                 self.out.push(Effect::Serve(stream, items));
             }
             None => self.out.push(Effect::Finish(stream, Frame::Denied)),
@@ -745,6 +801,7 @@ impl Engine {
     /// Decided again after each batch of a stream, about one MiB. (Not yet also every second, as rule 7 asks.)
     pub(super) fn may_serve(&mut self, stream: StreamId) -> Result<(), Failure> {
         let go = match self.streams.get(&stream).copied() {
+            Some((peer, grant)) if grant == self.own_fetch() => self.may_give_own(peer),
             Some((peer, grant)) if self.got.contains_key(&grant) => self.may_give_back(peer, grant),
             Some((peer, grant)) => self.session_stands(peer, grant).is_ok(),
             None => false,
@@ -757,7 +814,7 @@ impl Engine {
     }
 
     /// Cuts every stream and session under a grant.
-    fn end_serving(&mut self, grant: GrantId) {
+    pub(super) fn end_serving(&mut self, grant: GrantId) {
         for peer in self.peers.values_mut() {
             peer.serving.remove(&grant);
         }

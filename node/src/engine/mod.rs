@@ -14,6 +14,7 @@
 //! | `giving` | grants this party gave: offer, shelve, release, serve, revoke |
 //! | `getting` | grants this party received: accept, ask, verify what arrives |
 //! | `reading` | opening under a received grant, receipts, and its end |
+//! | `devices` | the devices of the own party: inviting, removing, and what they tell each other |
 //! | `peers` | connections, and what is due to whom |
 //! | `sync` | `karte sync`: what it waits for and says |
 //! | `audit` | who did what, told to the own user |
@@ -26,6 +27,7 @@
 //! | `reload` | back to what the store holds, when the disk is full |
 
 mod audit;
+mod devices;
 mod export;
 mod getting;
 mod giving;
@@ -70,6 +72,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use sync::SyncRun;
 
+pub use devices::{Joining, keep_joined};
 pub use export::{Export, Exported, Proof};
 pub(crate) use getting::author_of;
 pub use holdings::{Harm, Inventory};
@@ -186,6 +189,8 @@ pub enum Effect {
         devices: Vec<DeviceId>,
         /// Where they were last.
         addresses: Vec<String>,
+        /// The same by device, as far as each has said itself where it is.
+        at: BTreeMap<DeviceId, Vec<String>>,
     },
     /// Ask a peer; its answer comes back with the duty.
     Request(DeviceId, Duty, Vec<u8>),
@@ -355,6 +360,7 @@ pub struct Engine {
     halt: Option<standing::Halt>,
     /// Own records that are lost, by the grant under which a reader may have them.
     recalls: BTreeMap<GrantId, BTreeMap<RecordId, karte_protocol::shelf::Handed>>,
+    own: devices::Own,
     started: &'static str,
     out: Vec<Effect>,
 }
@@ -422,14 +428,17 @@ impl Engine {
         if copied {
             engine.load_standing(copied)?;
         }
+        engine.move_chains()?;
         engine.end_keyless()?;
         for holder in engine.logs.keys().copied().collect::<Vec<_>>() {
             engine.honour_ends(holder)?;
         }
         engine.end_expired()?;
         engine.publish_library()?;
+        engine.show_forks()?;
         engine.shelve_all()?;
         engine.accept_anew()?;
+        engine.mend_reading_keys()?;
         engine.commit()?;
         Ok(engine)
     }
@@ -462,6 +471,7 @@ impl Engine {
             redial: BTreeMap::new(),
             halt: None,
             recalls: BTreeMap::new(),
+            own: devices::Own::default(),
             started: parts.started,
             out: vec![],
         };
@@ -471,6 +481,7 @@ impl Engine {
         engine.load_given()?;
         engine.load_got()?;
         engine.load_recalls()?;
+        engine.load_own()?;
         Ok(engine)
     }
 
@@ -602,6 +613,9 @@ impl Engine {
             Command::ContactAdd { card, alias } => self.add_contact(&card, alias),
             Command::ContactList => Ok(self.show_contacts()),
             Command::ContactRemove { contact } => self.remove_contact(&contact),
+            Command::DeviceInvite { for_ms } => self.invite_device(for_ms),
+            Command::DeviceList => self.show_devices(),
+            Command::DeviceRemove { device, last_valid_seq } => self.remove_device(&device, last_valid_seq),
             Command::RecordList(filter) => self.show_records(&filter),
             Command::RecordShow { id } => self.show_record(&id).map(|(view, _)| vec![view]),
             Command::RecordOpen { id, age, staff } => {
@@ -708,7 +722,8 @@ impl Engine {
         let head = self.mine().state.heads.iter().find(|head| head.device == device).cloned();
         let (seq, prev) = match head {
             Some(head) => (head.seq + 1, Some(head.id)),
-            None => (0, None),
+            // A device that joined begins behind the entry that names it.
+            None => (0, self.mine().log.naming(&device)),
         };
         let entry = Entry { seq, prev, at_ms: self.now, act };
         let signed = Verified::sign(entry, self.by(), &self.keys.device)?;

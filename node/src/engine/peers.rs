@@ -59,6 +59,12 @@ pub enum Duty {
     OwnLog,
     /// Ask a reader for own payloads that we have lost.
     Recall(GrantId),
+    /// Ask another own device what there is.
+    Own,
+    /// Fetch own records from another own device.
+    OwnFetch,
+    /// Tell a device that was removed that it was.
+    Farewell,
 }
 
 /// A connected device.
@@ -94,7 +100,17 @@ pub(super) struct Peer {
     /// Releases in the running minute.
     pub(super) releases: (i64, u32),
     /// Until when its Hello is not looked at again.
-    deaf_until_ms: UnixMs,
+    pub(super) deaf_until_ms: UnixMs,
+    /// How far an own device's feed goes, by its last word.
+    pub(super) own_there: Option<u64>,
+    /// How far we have told it that ours goes.
+    pub(super) own_told: Option<u64>,
+    /// Its last Status, if it is an own device: it may name entries that are still to come.
+    pub(super) own_status: Option<Verified<Status>>,
+    /// It was of this party and has ended: it is told so.
+    pub(super) farewell: bool,
+    /// Acceptances that it has confirmed on this connection.
+    pub(super) accept_told: BTreeSet<GrantId>,
     /// Who asks, for releases.
     pub(super) staff: String,
 }
@@ -135,6 +151,24 @@ impl Peer {
         }
     }
 
+    pub(super) fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
+    /// What runs under our name ends; the connection stays.
+    pub(super) fn end_sessions(&mut self) {
+        self.serving.clear();
+        self.sessions.clear();
+    }
+
+    /// It is of our party no more: nothing but the word of it.
+    pub(super) fn leave(&mut self) {
+        self.end_sessions();
+        (self.greeted, self.party, self.own_status) = (false, None, None);
+        self.to_push.clear();
+        self.farewell = true;
+    }
+
     /// Our Hello is sent again, whoever called.
     pub(super) fn greet_again(&mut self) {
         self.hello_sent = false;
@@ -151,6 +185,16 @@ pub(super) struct Redial {
     dialling: bool,
 }
 
+impl Redial {
+    pub(super) fn is_due(now: UnixMs) -> impl Fn(&Self) -> bool {
+        move |redial| !redial.dialling && redial.next_ms <= now
+    }
+
+    pub(super) fn start(&mut self) {
+        self.dialling = true;
+    }
+}
+
 impl Engine {
     // --- connections
 
@@ -163,6 +207,7 @@ impl Engine {
         let state = self.peers.entry(peer).or_default();
         state.address = address;
         state.dialled |= dialled;
+        self.forget_absent(&peer);
         Ok(())
     }
 
@@ -203,8 +248,14 @@ impl Engine {
 
     /// The party that names a device, whether it is greeted or not.
     fn party_of(&self, device: &DeviceId) -> Option<PartyId> {
-        let mut others = self.logs.iter().filter(|(party, _)| **party != self.me.party);
-        others.find(|(_, held)| held.state.has_device(device)).map(|(party, _)| *party)
+        let mut all = self.logs.iter();
+        all.find(|(_, held)| held.state.has_device(device)).map(|(party, _)| *party)
+    }
+
+    /// Every connected device of a party that is greeted.
+    pub(super) fn greeted_devices(&self, party: PartyId) -> Vec<DeviceId> {
+        let found = self.peers.iter().filter(|(_, state)| state.greeted && state.party == Some(party));
+        found.map(|(device, _)| *device).collect()
     }
 
     pub(super) fn greeted_device(&self, party: PartyId) -> Option<DeviceId> {
@@ -252,7 +303,8 @@ impl Engine {
         let identity = entry.act.is_identity();
         let readers: BTreeSet<PartyId> = self.given.values().map(|given| given.open.reader()).collect();
         for state in self.peers.values_mut().filter(|state| state.greeted) {
-            let follows = state.party.is_some_and(|party| readers.contains(&party));
+            let own = state.party == Some(self.me.party);
+            let follows = own || state.party.is_some_and(|party| readers.contains(&party));
             if (identity || follows) && state.to_push.len() < PUSH_MAX {
                 state.to_push.push(entry.bytes().to_vec().into());
             }
@@ -280,11 +332,19 @@ impl Engine {
         if let Request::Hello(hello) = request {
             return self.hello_asked(peer, &hello.card, &hello.status);
         }
+        if let Request::Join { device, proof } = request {
+            return self.join_asked(peer, device, &proof);
+        }
         let greeted = self.peers.get(&peer).filter(|state| state.greeted).and_then(|state| state.party);
         let still = |party: &PartyId| {
-            self.is_known(*party) && self.logs.get(party).is_some_and(|held| held.state.has_device(&peer))
+            self.is_met(*party) && self.logs.get(party).is_some_and(|held| held.state.has_device(&peer))
         };
         let Some(from) = greeted.filter(still) else {
+            if let Request::Entries { of, entries } = &request
+                && *of == self.me.party
+            {
+                self.farewell_heard(peer, entries)?;
+            }
             return Ok(Response::Denied);
         };
         let needs_our_name = matches!(
@@ -294,12 +354,20 @@ impl Engine {
                 | Request::Release { .. }
                 | Request::Segments { .. }
                 | Request::News { .. }
+                | Request::Own { .. }
         );
         if needs_our_name && !self.is_sound() {
             return Ok(Response::Denied);
         }
         match request {
-            Request::Hello(_) => Ok(Response::Denied),
+            Request::Hello(_) | Request::Join { .. } => Ok(Response::Denied),
+            Request::Entries { of, entries } if of == from && of == self.me.party => {
+                self.take_back(peer, Self::verify_entries(&entries), true)?;
+                Ok(Response::Done)
+            }
+            Request::Own { from: number, there } if from == self.me.party => {
+                self.own_asked(peer, number, there)
+            }
             Request::Entries { of, entries } if of == from => {
                 self.take_entries(of, Self::verify_entries(&entries))?;
                 Ok(Response::Done)
@@ -329,11 +397,11 @@ impl Engine {
                 if let Some(state) = self.peers.get_mut(&peer) {
                     state.denied.remove(&grant);
                 }
-                self.take_head(grant, &head)?;
+                self.take_head(peer, grant, &head)?;
                 Ok(Response::Done)
             }
             Request::Receipts { receipts } => self.take_receipts(from, &receipts),
-            Request::Entries { .. } | Request::Log { .. } => Ok(Response::Denied),
+            Request::Entries { .. } | Request::Log { .. } | Request::Own { .. } => Ok(Response::Denied),
         }
     }
 
@@ -392,7 +460,18 @@ impl Engine {
         let Ok(status) = Signed::<Status>::from_bytes(bytes).verify() else {
             return Ok(());
         };
+        if party == self.me.party
+            && let Some(state) = self.peers.get_mut(&peer)
+        {
+            state.own_status = Some(status.clone());
+        }
         let whole = self.take_status(party, status)?;
+        if !whole
+            && party == self.me.party
+            && let Some(state) = self.peers.get_mut(&peer)
+        {
+            state.ask_own_log = true;
+        }
         let follows = self.got.values().any(|got| got.row.holder == party);
         if !whole && follows {
             self.ask_log(peer);
@@ -450,6 +529,8 @@ impl Engine {
             Duty::OwnLog => state.ask_own_log = true,
             Duty::Status => state.status_due = true,
             Duty::News(grant) => drop(state.told.remove(&grant)),
+            Duty::Own => state.own_told = None,
+            Duty::Farewell => state.farewell = true,
             Duty::Release(grant) => {
                 if let Some(got) = self.got.get_mut(&grant) {
                     got.wanted = true;
@@ -495,9 +576,11 @@ impl Engine {
                 Ok(())
             }
             (Duty::Offer(id), Response::Done) => self.offer_delivered(id),
-            (Duty::Accept(id), Response::Done) => self.accept_delivered(id),
+            (Duty::Accept(id), Response::Done) => self.accept_delivered(peer, id),
+            (Duty::Own, Response::Own { items, next, there }) => self.take_own(peer, items, next, there),
+            (Duty::Farewell, _) => Ok(()),
             (Duty::Release(id), response) => self.take_session(peer, id, response),
-            (Duty::Segments(id), Response::Segments { segments }) => self.take_segments(id, &segments),
+            (Duty::Segments(id), Response::Segments { segments }) => self.take_segments(peer, id, &segments),
             (Duty::Segments(id), _) => {
                 self.session_denied(peer, id);
                 Ok(())
@@ -527,11 +610,11 @@ impl Engine {
     fn hello_answered(&mut self, peer: DeviceId, card: &[u8], status: &[u8]) -> Result<(), Failure> {
         let introduced = introduce(card).filter(|introduced| introduced.card.by().device == peer);
         let greeted = match introduced {
-            Some(introduced) if self.is_known(introduced.log.party()) => {
+            Some(introduced) if self.is_met(introduced.log.party()) => {
                 let party = introduced.log.party();
                 self.meet(introduced)? && {
                     self.greeted(peer, party, status)?;
-                    self.greeted_device(party) == Some(peer)
+                    self.peers.get(&peer).is_some_and(|state| state.greeted)
                 }
             }
             _ => false,
@@ -588,6 +671,9 @@ impl Engine {
             return Ok(vec![]);
         };
         let (true, Some(party)) = (state.greeted, state.party) else {
+            if state.farewell {
+                return Ok(vec![Duty::Farewell]);
+            }
             let greet = state.dialled && !state.hello_sent && self.may_greet();
             return Ok(if greet { vec![Duty::Hello] } else { vec![] });
         };
@@ -601,8 +687,12 @@ impl Engine {
         if !state.to_push.is_empty() {
             duties.push(Duty::Entries);
         }
-        if state.status_due {
+        if state.status_due && self.may_vouch() {
             duties.push(Duty::Status);
+        }
+        if party == self.me.party {
+            duties.extend(self.own_duties(peer)?);
+            return Ok(duties);
         }
         if state.ask_log {
             duties.push(Duty::Log);
@@ -654,8 +744,17 @@ impl Engine {
             Duty::Accept(grant) => self.accept_request(grant),
             Duty::Release(grant) => self.release_request(peer, grant)?,
             Duty::Segments(grant) => {
-                self.got.get(&grant).map(|got| Request::Segments { grant, from: got.row.segments })
+                let from = self.got.get(&grant).map(|got| got.row.chain(peer).segments);
+                from.map(|from| Request::Segments { grant, from })
             }
+            Duty::Own => self.own_request(peer)?,
+            Duty::OwnFetch => {
+                if self.start_own_fetch(peer) {
+                    self.mark(peer, duty);
+                }
+                None
+            }
+            Duty::Farewell => self.farewell_request(peer),
             Duty::Fetch(grant) => {
                 if self.start_fetch(peer, grant) {
                     self.mark(peer, duty);
@@ -737,6 +836,7 @@ impl Engine {
         if !self.policy.live {
             return Ok(());
         }
+        self.renew_own();
         for party in self.contacts.keys().copied().collect::<Vec<_>>() {
             let due =
                 self.redial.get(&party).is_none_or(|redial| !redial.dialling && redial.next_ms <= self.now);
@@ -748,6 +848,11 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// A party that duties flow with: a contact, or the own one by another device.
+    fn is_met(&self, party: PartyId) -> bool {
+        party == self.me.party || self.is_known(party)
     }
 
     /// A connection to one of the party's devices that is not greeted yet.
