@@ -26,8 +26,10 @@ use karte_protocol::grant::{
 };
 use karte_protocol::id::{DeviceId, ObjectId, PartyId, RecordId, Salt, digest, hex};
 use karte_protocol::identity::Head;
+use karte_protocol::keys::SealingKey;
 use karte_protocol::label::{Code, Effective, Group, Label, open_label, seal_label};
 use karte_protocol::message::{Fetch, Frame, Hello, Request, Response, SegmentAndKeys, Want};
+use karte_protocol::own::{OwnItem, ReceivedState, join_proof};
 use karte_protocol::seal::{self, FileKey};
 use karte_protocol::shelf::{Chain, Segment, Shelf, ShelfHead};
 use karte_protocol::signed::{Signed, SignedError, Statement, Verified};
@@ -744,6 +746,8 @@ fn messages(cast: &Cast, vectors: &mut Vectors) {
         ("segments", Request::Segments { grant, from: 2 }),
         ("news", Request::News { grant, head: bytes("a signed ShelfHead") }),
         ("receipts", Request::Receipts { receipts: vec![bytes("a signed Receipt")] }),
+        ("join", join_request()),
+        ("own", Request::Own { from: 7, there: 3 }),
     ];
     for (name, request) in requests {
         let bytes = request.to_bytes().expect("encodes");
@@ -763,6 +767,8 @@ fn messages(cast: &Cast, vectors: &mut Vectors) {
             Response::Session { status: bytes("a signed Status"), head: bytes("a signed ShelfHead") },
         ),
         ("segments", Response::Segments { segments }),
+        ("joined", joined()),
+        ("own", Response::Own { items: own_items(cast), next: 9, there: 12 }),
         ("denied", Response::Denied),
     ];
     for (name, response) in responses {
@@ -820,6 +826,56 @@ fn messages(cast: &Cast, vectors: &mut Vectors) {
     let large = Request::Status { status: ByteBuf::from(vec![0; 1024 * 1024]) };
     let error = large.to_bytes().expect_err("a megabyte and a little");
     assert!(matches!(error, EncodingError::TooLarge { .. }), "one does not write what others refuse");
+}
+
+/// A device that asks to join under the secret `07…07`.
+fn join_request() -> Request {
+    let keys = SealingKey::from_seed(&[4; 32]);
+    let device = Device { device: device(3), recipients: vec![keys.recipient()] };
+    let proof = join_proof(&[7; 32], &device).expect("encodes").into();
+    Request::Join { device, proof }
+}
+
+fn joined() -> Response {
+    let entries =
+        vec![ByteBuf::from(b"a signed Genesis".as_slice()), ByteBuf::from(b"a signed AddDevice".as_slice())];
+    let recovery = vec![SealingKey::from_seed(&[5; 32]).recipient()];
+    Response::Joined { entries, library: ByteBuf::from(b"a signed Library".as_slice()), recovery }
+}
+
+/// One of each.
+fn own_items(cast: &Cast) -> Vec<OwnItem> {
+    let bytes = |word: &str| ByteBuf::from(word.as_bytes());
+    let opening = cast.opening();
+    vec![
+        OwnItem::Library { library: bytes("a signed Library"), recovery: vec![] },
+        OwnItem::Contact {
+            party: cast.aiko,
+            card: Some(bytes("a signed Card")),
+            alias: "sakura".into(),
+            at_ms: NOW_MS,
+        },
+        OwnItem::Contact { party: cast.aiko, card: None, alias: String::new(), at_ms: NOW_MS },
+        OwnItem::Given {
+            opening: opening.clone(),
+            exclude: vec!["HIV".into()],
+            accept: Some(bytes("a signed Accept")),
+            delivered: true,
+            at_ms: NOW_MS,
+        },
+        OwnItem::Received {
+            opening,
+            state: ReceivedState::Accepted,
+            accept: Some(bytes("a signed Accept")),
+            key: Some(bytes("an age file")),
+            adopt: false,
+            ended: String::new(),
+            at_ms: NOW_MS,
+        },
+        OwnItem::Segment { segment: bytes("a signed Segment"), keys: bytes("an age file") },
+        OwnItem::Release { release: bytes("a signed Release") },
+        OwnItem::Receipt { receipt: bytes("a signed Receipt") },
+    ]
 }
 
 /// What is wrong around the payload.

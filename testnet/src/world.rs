@@ -3,7 +3,9 @@
 
 use crate::shared::{Rows, SharedStore};
 use karte_node::command::Command;
-use karte_node::engine::{self, Answer, Effect, Engine, FetchEnd, Input, Joining, NewRecord, Opening, Policy};
+use karte_node::engine::{
+    self, Answer, Effect, Engine, FetchEnd, Input, Joining, NewRecord, Opening, Policy,
+};
 use karte_node::failure::Failure;
 use karte_node::keystore::{Keys, MemoryKeyring};
 use karte_node::store::{Blobs, MemoryBlobs};
@@ -146,7 +148,7 @@ impl World {
         let joining = Joining::from_text(invite, self.now)?;
         let mut chance = SeededChance::new(name);
         let keys = Keys { library: vec![], recovery: None, ..Keys::generate(&mut chance) };
-        let answer = self.forged_request(of, keys.device.device(), joining.request(&keys)?);
+        let answer = self.asks_to_join(of, keys.device.device(), joining.request(&keys)?);
         let mut store = SharedStore::default();
         engine::keep_joined(&mut store, &joining, &keys, &answer.unwrap_or_default())?;
         let (keys, genesis) = (Arc::new(keys), joining.genesis().to_vec());
@@ -172,6 +174,19 @@ impl World {
         self.queue.push_back((name.into(), Input::Tick));
         self.run();
         Ok(())
+    }
+
+    fn asks_to_join(&mut self, of: &str, device: DeviceId, body: Vec<u8>) -> Option<Vec<u8>> {
+        let id = self.number();
+        let mut answer = None;
+        for effect in self.handle(of, Input::Request(device, id, body)) {
+            match effect {
+                Effect::Reply(reply, bytes) if reply == id => answer = Some(bytes),
+                effect => self.carry(of, effect),
+            }
+        }
+        self.run();
+        answer
     }
 
     /// A copy of a node's folder as it is now.

@@ -116,7 +116,12 @@ fn an_invitation_lets_in_one_device_once_and_not_for_ever() {
     let refused = world.join("thief", "laptop", &text, DAEMON).unwrap_err();
     assert!(refused.message.contains("used by another device"), "{refused}");
     world.join("phone", "laptop", &text, DAEMON).expect("an answer that was lost is given again");
-    assert_eq!(devices(&mut world, "laptop").len(), 2, "the thief is none: {:?}", devices(&mut world, "laptop"));
+    assert_eq!(
+        devices(&mut world, "laptop").len(),
+        2,
+        "the thief is none: {:?}",
+        devices(&mut world, "laptop")
+    );
 
     let late = world.items("laptop", Command::DeviceInvite { for_ms: HOUR_MS }).unwrap();
     let late = late[0]["invite"].as_str().unwrap().to_owned();
@@ -145,8 +150,13 @@ fn whoever_has_no_invitation_is_denied() {
     let text = text[0]["invite"].as_str().unwrap().to_owned();
     let (device, body) = join_request(&text, 9, Some(8));
     let denied = world.forged_request("laptop", device, body).unwrap();
-    assert_eq!(Response::from_bytes(&denied).unwrap(), Response::Denied, "for another device than the connection's");
-    let Request::Join { device: named, .. } = Request::from_bytes(&join_request(&text, 9, None).1).unwrap() else {
+    assert_eq!(
+        Response::from_bytes(&denied).unwrap(),
+        Response::Denied,
+        "for another device than the connection's"
+    );
+    let Request::Join { device: named, .. } = Request::from_bytes(&join_request(&text, 9, None).1).unwrap()
+    else {
         panic!("a join")
     };
     let guess = Request::Join { device: named, proof: Digest::from([1; 32]) }.to_bytes().unwrap();
@@ -193,7 +203,12 @@ fn a_grant_given_on_one_device_is_served_by_the_other() {
     let record = world.write("laptop", hana, &lab("creatinine 612 umol/L", world.now)).unwrap();
     give(&mut world, "laptop").unwrap();
     world.pass(SECOND_MS);
-    assert_eq!(records(&mut world, "clinic"), [record.to_hex()], "through the telephone: {:?}", world.notices);
+    assert_eq!(
+        records(&mut world, "clinic"),
+        [record.to_hex()],
+        "through the telephone: {:?}",
+        world.notices
+    );
     assert!(reads(&mut world, "clinic", record).is_some());
     let more = world.write("laptop", hana, &lab("urea 21 mmol/L", world.now)).unwrap();
     assert!(world.has_payload("clinic", &more), "what comes in on the laptop is pushed by the telephone");
@@ -208,7 +223,8 @@ fn a_grant_given_on_one_device_is_served_by_the_other() {
     world.heal("laptop", "clinic");
     let last = world.write("laptop", hana, &lab("sodium 140 mmol/L", world.now)).unwrap();
     world.items("clinic", sync("hana-or-laptop")).unwrap_err();
-    let contact = world.items("clinic", Command::ContactList).unwrap()[0]["alias"].as_str().unwrap().to_owned();
+    let contact =
+        world.items("clinic", Command::ContactList).unwrap()[0]["alias"].as_str().unwrap().to_owned();
     world.items("clinic", sync(&contact)).unwrap();
     assert!(world.has_payload("clinic", &last), "{:?}", world.notices);
     assert_eq!(records(&mut world, "clinic").len(), 3, "each once, though two shelves hand them over");
@@ -312,7 +328,9 @@ fn statuses(world: &World, from: &str) -> Vec<Status> {
         Ok(Request::Hello(hello)) => Some(hello.status),
         _ => None,
     });
-    bytes.filter_map(|bytes| Some(Signed::<Status>::from_bytes(bytes.to_vec()).verify().ok()?.clone_body())).collect()
+    bytes
+        .filter_map(|bytes| Some(Signed::<Status>::from_bytes(bytes.to_vec()).verify().ok()?.clone_body()))
+        .collect()
 }
 
 trait CloneBody {
@@ -362,7 +380,12 @@ fn a_stolen_device_is_removed_and_what_it_granted_beyond_is_void_at_the_clinic()
     // The thief cannot end the laptop's word, and reads nothing new.
     world.heal("laptop", "phone");
     world.pass(6 * 60 * SECOND_MS);
-    assert_eq!(status(&mut world, "phone")["standing"], "removed", "it has learned of it: {:?}", world.notices);
+    assert_eq!(
+        status(&mut world, "phone")["standing"],
+        "removed",
+        "it has learned of it: {:?}",
+        world.notices
+    );
     let refused = give(&mut world, "phone").unwrap_err();
     assert!(refused.message.contains("removed it"), "{refused}");
     let later = world.write("laptop", hana, &lab("urea 21 mmol/L", world.now)).unwrap();
@@ -372,8 +395,10 @@ fn a_stolen_device_is_removed_and_what_it_granted_beyond_is_void_at_the_clinic()
 
 /// Number of the newest library statement, and to how many it was told.
 fn library_of(world: &World, at: &str) -> (u32, usize) {
-    let statement = world.copy(at).into_iter().find(|row| row.0 == karte_node::store::Table(16) && row.2 == b"library");
-    let library = Signed::<karte_protocol::consent::Library>::from_bytes(statement.unwrap().3).verify().unwrap();
+    let statement =
+        world.copy(at).into_iter().find(|row| row.0 == karte_node::store::Table(16) && row.2 == b"library");
+    let library =
+        Signed::<karte_protocol::consent::Library>::from_bytes(statement.unwrap().3).verify().unwrap();
     (library.n, library.wraps.len())
 }
 
@@ -388,7 +413,20 @@ fn a_removed_device_opens_no_library_key_that_comes_after() {
     let library = Signed::<karte_protocol::consent::Library>::from_bytes(row.3).verify().unwrap();
     let opened = karte_protocol::seal::open_with(&library.wraps, &[&old.sealing], 64 * 1024);
     assert!(opened.is_err(), "the wraps are not for it");
-    assert_ne!(Some(&library.recipient), world.keys("laptop").library.last().map(|key| key.recipient()).as_ref());
+    // And what comes later does not go back to the key that it knows.
+    world.add_device("tablet", "laptop", DAEMON).unwrap();
+    world.pass(SECOND_MS);
+    for at in ["laptop", "tablet"] {
+        let rows = world.copy(at).into_iter();
+        let row =
+            rows.clone().find(|row| row.0 == karte_node::store::Table(16) && row.2 == b"library").unwrap();
+        let newer = Signed::<karte_protocol::consent::Library>::from_bytes(row.3).verify().unwrap();
+        assert_eq!(newer.recipient, library.recipient, "at the {at}");
+    }
+    assert_ne!(
+        Some(&library.recipient),
+        world.keys("laptop").library.last().map(|key| key.recipient()).as_ref()
+    );
 }
 
 #[test]
@@ -409,8 +447,33 @@ fn acceptances_of_a_removed_device_are_given_anew_with_fresh_keys() {
     assert!(reads(&mut world, "clinic", record).is_some(), "the clinic reads on: {:?}", world.notices);
     let later = world.write("laptop", hana, &lab("urea 21 mmol/L", world.now)).unwrap();
     world.pass(6 * 60 * SECOND_MS);
-    assert!(reads(&mut world, "clinic", later).is_some(), "under an acceptance of its own: {:?}", world.notices);
+    assert!(
+        reads(&mut world, "clinic", later).is_some(),
+        "under an acceptance of its own: {:?}",
+        world.notices
+    );
     assert!(!world.has_payload("ward", &later));
+}
+
+#[test]
+fn three_devices_tell_each_other_over_the_one_between() {
+    let mut world = with_phone();
+    let hana = world.party("laptop");
+    let record = world.write("laptop", hana, &lab("creatinine 612 umol/L", world.now)).unwrap();
+    world.add_device("tablet", "phone", DAEMON).unwrap();
+    world.cut("laptop", "tablet");
+    world.pass(SECOND_MS);
+    assert_eq!(
+        reads(&mut world, "tablet", record).as_deref(),
+        Some("creatinine 612 umol/L"),
+        "{:?}",
+        world.notices
+    );
+    let back = world.write("tablet", hana, &lab("urea 21 mmol/L", world.now)).unwrap();
+    world.pass(SECOND_MS);
+    assert_eq!(reads(&mut world, "laptop", back).as_deref(), Some("urea 21 mmol/L"), "{:?}", world.notices);
+    let listed: Vec<usize> = ["laptop", "phone", "tablet"].map(|at| devices(&mut world, at).len()).to_vec();
+    assert_eq!(listed, [3, 3, 3]);
 }
 
 // --- forks

@@ -46,7 +46,9 @@ pub(super) fn draw(items: &[Value], name: &str) -> Result<String, Failure> {
     match view::terminal_width() {
         Some(terminal) if usize::from(terminal) < width => {
             Err(Failure::failed(format!("the QR code is {width} columns wide, the terminal {terminal}"))
-                .next(format!("Widen the window or make its letters smaller, or give the text of the {name} instead.")))
+                .next(format!(
+                    "Widen the window or make its letters smaller, or give the text of the {name} instead."
+                )))
         }
         is_terminal => Ok(painted(&code, is_terminal.is_some())),
     }

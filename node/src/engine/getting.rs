@@ -3,9 +3,7 @@
 use super::devices::Place;
 use super::library::{Seen, seen_of};
 use super::peers::Duty;
-use super::rows::{
-    ChainRow, GOT, GotRow, GotState, LABELS, OUTBOX, ReceivedRow, SEGMENTS, TOP, shelf_of,
-};
+use super::rows::{ChainRow, GOT, GotRow, GotState, LABELS, OUTBOX, ReceivedRow, SEGMENTS, TOP, shelf_of};
 use super::{Effect, Engine, FetchEnd, decode_row, find_id};
 use crate::failure::{Failure, Kind};
 use karte_protocol::card;
@@ -484,12 +482,7 @@ impl Engine {
         self.save_got(id)
     }
 
-    fn take_segment(
-        &mut self,
-        peer: DeviceId,
-        id: GrantId,
-        both: &SegmentAndKeys,
-    ) -> Result<(), Failure> {
+    fn take_segment(&mut self, peer: DeviceId, id: GrantId, both: &SegmentAndKeys) -> Result<(), Failure> {
         let segment = Signed::<Segment>::from_bytes(both.segment.to_vec()).verify()?;
         let got = self.got.get(&id).ok_or_else(|| Failure::failed("unknown grant"))?;
         let accept = got.accept.as_ref().ok_or_else(|| Failure::failed("not accepted"))?.id();

@@ -164,7 +164,8 @@ impl Engine {
             let next = "`karte store repair` asks its holder again.";
             for chain in &got.row.chains {
                 let (parent, count) = (shelf_of(id, &chain.device), chain.segments);
-                let shelf = Chained { what: "shelf received", parent: &parent, grant: Some(*id), count, next };
+                let shelf =
+                    Chained { what: "shelf received", parent: &parent, grant: Some(*id), count, next };
                 self.shelf_gap(&shelf, found)?;
             }
         }

@@ -108,7 +108,7 @@ pub(super) struct Peer {
     /// Its last Status, if it is an own device: it may name entries that are still to come.
     pub(super) own_status: Option<Verified<Status>>,
     /// It was of this party and has ended: it is told so.
-    pub(super) farewell: bool,
+    pub(super) farewell: Option<PartyId>,
     /// Acceptances that it has confirmed on this connection.
     pub(super) accept_told: BTreeSet<GrantId>,
     /// Who asks, for releases.
@@ -161,12 +161,12 @@ impl Peer {
         self.sessions.clear();
     }
 
-    /// It is of our party no more: nothing but the word of it.
-    pub(super) fn leave(&mut self) {
+    /// It is of its party no more: nothing but the word of it.
+    pub(super) fn leave(&mut self, of: PartyId) {
         self.end_sessions();
         (self.greeted, self.party, self.own_status) = (false, None, None);
         self.to_push.clear();
-        self.farewell = true;
+        self.farewell = Some(of);
     }
 
     /// Our Hello is sent again, whoever called.
@@ -401,6 +401,11 @@ impl Engine {
                 Ok(Response::Done)
             }
             Request::Receipts { receipts } => self.take_receipts(from, &receipts),
+            // A contact that knows that this device has ended.
+            Request::Entries { of, entries } if of == self.me.party => {
+                self.farewell_heard(peer, &entries)?;
+                Ok(Response::Denied)
+            }
             Request::Entries { .. } | Request::Log { .. } | Request::Own { .. } => Ok(Response::Denied),
         }
     }
@@ -530,7 +535,6 @@ impl Engine {
             Duty::Status => state.status_due = true,
             Duty::News(grant) => drop(state.told.remove(&grant)),
             Duty::Own => state.own_told = None,
-            Duty::Farewell => state.farewell = true,
             Duty::Release(grant) => {
                 if let Some(got) = self.got.get_mut(&grant) {
                     got.wanted = true;
@@ -671,7 +675,7 @@ impl Engine {
             return Ok(vec![]);
         };
         let (true, Some(party)) = (state.greeted, state.party) else {
-            if state.farewell {
+            if state.farewell.is_some() {
                 return Ok(vec![Duty::Farewell]);
             }
             let greet = state.dialled && !state.hello_sent && self.may_greet();

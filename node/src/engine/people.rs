@@ -1,8 +1,8 @@
 //! People: contacts and their cards, logs of entries, statuses.
 
 use super::devices::Place;
-use super::select::time_text;
 use super::rows::{CONTACTS, ContactRow, DEVICES, ENTRIES, FORGOTTEN, HEARD, META, TOP};
+use super::select::time_text;
 use super::{Effect, Engine, Held};
 use crate::failure::Failure;
 use karte_protocol::card::{self, Card, Introduced};
@@ -55,11 +55,13 @@ impl Engine {
         verified.sort_by_key(|(_, entry)| {
             (entry.by().party.is_some(), entry.by().r#gen, !entry.act.is_identity(), entry.seq)
         });
-        let mut logs: std::collections::BTreeMap<PartyId, PartyLog> = std::collections::BTreeMap::new();
-        for (party, entry) in verified {
-            match logs.get_mut(&party) {
-                Some(log) => drop(log.add(entry)),
-                None => drop(PartyLog::start(entry).map(|log| logs.insert(party, log))),
+        let mut logs: BTreeMap<PartyId, PartyLog> = BTreeMap::new();
+        loop {
+            let before = verified.len();
+            verified.retain(|(party, entry)| !taken(&mut logs, *party, entry));
+            // A device that another one named may itself have named a third: its naming waits for a further round.
+            if verified.is_empty() || verified.len() == before {
+                break;
             }
         }
         self.logs.extend(logs.into_iter().map(|(party, log)| (party, Held::of(log))));
@@ -330,6 +332,7 @@ impl Engine {
             let signer = introduced.card.by().device;
             if !self.logs.get(&party).is_some_and(|held| held.state.has_device(&signer)) {
                 // A device that was removed: its card leaves out the entry that removed it.
+                self.farewell(signer, party);
                 return Ok(false);
             }
             self.keep_addresses(&introduced.card)?;
@@ -406,6 +409,7 @@ impl Engine {
             self.refresh(of);
             self.recheck_status(of)?;
             self.honour_ends(of)?;
+            self.leave_ended_devices(of);
         }
         Ok(news)
     }
@@ -586,6 +590,14 @@ impl Engine {
         }
         self.out.push(Effect::Dial { party, devices, addresses, at });
         true
+    }
+}
+
+/// Puts a kept entry into its log, or begins that; false if something it needs is not there yet.
+fn taken(logs: &mut BTreeMap<PartyId, PartyLog>, party: PartyId, entry: &Verified<Entry>) -> bool {
+    match logs.get_mut(&party) {
+        Some(log) => log.add(entry.clone()).is_ok(),
+        None => PartyLog::start(entry.clone()).map(|log| logs.insert(party, log)).is_ok(),
     }
 }
 

@@ -49,7 +49,9 @@ fn is_kept(table: Table, parent: &[u8], item: &[u8]) -> bool {
     match table {
         LABELS => parent == TOP,
         // Every own device's chain; the shelf of a grant has a longer or shorter name.
-        SEGMENTS => parent == OWN_SHELF || (parent.len() == OWN_SHELF.len() + 32 && parent.starts_with(OWN_SHELF)),
+        SEGMENTS => {
+            parent == OWN_SHELF || (parent.len() == OWN_SHELF.len() + 32 && parent.starts_with(OWN_SHELF))
+        }
         META => !OF_THIS_DEVICE.contains(&item),
         _ => true,
     }

@@ -98,9 +98,8 @@ impl Engine {
             .collect();
         for party in waiting {
             let greeted = self.greeted_devices(party);
-            let idle = |device: &DeviceId| {
-                self.peers.get(device).is_some_and(|state| state.outstanding.is_empty())
-            };
+            let idle =
+                |device: &DeviceId| self.peers.get(device).is_some_and(|state| state.outstanding.is_empty());
             if !greeted.is_empty() && greeted.iter().all(idle) {
                 self.end_sync_of(party, Ok(()));
             }

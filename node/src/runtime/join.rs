@@ -15,8 +15,7 @@ pub(crate) async fn ask_to_join(
     joining: &Joining,
     keys: &Keys,
 ) -> Result<Vec<u8>, Failure> {
-    let addresses: Vec<Multiaddr> =
-        joining.addresses().iter().filter_map(|text| text.parse().ok()).collect();
+    let addresses: Vec<Multiaddr> = joining.addresses().iter().filter_map(|text| text.parse().ok()).collect();
     let request = joining.request(keys)?;
     let device = *joining.inviter().as_bytes();
     let asked = async {

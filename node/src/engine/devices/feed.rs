@@ -4,9 +4,7 @@
 //! is told once. A place that changes moves to the end. Whoever asks keeps the number up to which it has taken, in
 //! the same commit as what it took: a lost answer is asked for again, and what comes twice changes nothing.
 
-use super::super::rows::{
-    DEVICE_CURSOR, DEVICES, FEED, OWN_SHELF, RECEIPTS, RELEASES, SEGMENTS, TOP,
-};
+use super::super::rows::{DEVICE_CURSOR, DEVICES, FEED, OWN_SHELF, RECEIPTS, RELEASES, SEGMENTS, TOP};
 use super::super::{Batch, Engine};
 use crate::failure::Failure;
 use karte_protocol::encoding;

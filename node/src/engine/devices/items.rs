@@ -134,19 +134,24 @@ impl Engine {
             OwnItem::Library { library, recovery } => self.take_library(&library, &recovery),
             OwnItem::Contact { party, card, alias, at_ms } => self.take_contact(party, card, &alias, at_ms),
             OwnItem::Given { opening, exclude, accept, delivered, at_ms } => {
-                let row = GivenRow { opening, exclude, delivered, accept: None, segments: 0, last: None, at_ms };
+                let row =
+                    GivenRow { opening, exclude, delivered, accept: None, segments: 0, last: None, at_ms };
                 self.take_given(row, accept)
             }
-            OwnItem::Received { opening, state, accept, key, adopt, ended, at_ms } => match opening.verify() {
-                Ok(open) => {
-                    let told = ToldReceived { open, opening, state, accept, key, adopt, ended, at_ms };
-                    self.take_received(told)
+            OwnItem::Received { opening, state, accept, key, adopt, ended, at_ms } => {
+                match opening.verify() {
+                    Ok(open) => {
+                        let told = ToldReceived { open, opening, state, accept, key, adopt, ended, at_ms };
+                        self.take_received(told)
+                    }
+                    Err(_) => Ok(()),
                 }
-                Err(_) => Ok(()),
-            },
+            }
             OwnItem::Segment { segment, keys } => self.take_own_segment(SegmentAndKeys { segment, keys }),
             OwnItem::Release { release } => {
-                let Ok(release) = Signed::<Release>::from_bytes(release.to_vec()).verify() else { return Ok(()) };
+                let Ok(release) = Signed::<Release>::from_bytes(release.to_vec()).verify() else {
+                    return Ok(());
+                };
                 let (grant, id) = (release.grant, release.id());
                 if self.store.get(RELEASES, grant.as_bytes(), id.as_bytes())?.is_some() {
                     return Ok(());
@@ -155,7 +160,9 @@ impl Engine {
                 self.touch(Place::Release { grant, id })
             }
             OwnItem::Receipt { receipt } => {
-                let Ok(receipt) = Signed::<Receipt>::from_bytes(receipt.to_vec()).verify() else { return Ok(()) };
+                let Ok(receipt) = Signed::<Receipt>::from_bytes(receipt.to_vec()).verify() else {
+                    return Ok(());
+                };
                 let (grant, id) = (receipt.grant, receipt.id());
                 if self.store.get(RECEIPTS, grant.as_bytes(), id.as_bytes())?.is_some() {
                     return Ok(());
@@ -264,7 +271,8 @@ impl Engine {
             && accept.reader == self.me.party
             && accept.is_by(self.me.party)
             && state.has_device(&accept.by().device);
-        let Some(key) = told.key.as_ref().and_then(|sealed| self.opened_key(sealed)).filter(|_| is_ours) else {
+        let Some(key) = told.key.as_ref().and_then(|sealed| self.opened_key(sealed)).filter(|_| is_ours)
+        else {
             return Ok(());
         };
         let Some(got) = self.got.get(&id) else { return Ok(()) };

@@ -3,9 +3,7 @@
 //! The inviter's side is the engine's. The new device has no engine yet: [`Joining`] makes its request and checks the
 //! answer, [`keep_joined`] writes what its engine will open with.
 
-use super::super::rows::{
-    AddressRow, DEVICE_ADDRESSES, DEVICES, ENTRIES, INVITES, InviteRow, META, TOP,
-};
+use super::super::rows::{AddressRow, DEVICE_ADDRESSES, DEVICES, ENTRIES, INVITES, InviteRow, META, TOP};
 use super::super::{Engine, reload};
 use super::RECOVERY;
 use crate::failure::{Failure, Kind};
@@ -134,9 +132,10 @@ impl Engine {
             return Ok(());
         }
         // A key that the statement does not wrap yet is newer: the first, or that of a device that has recovered.
-        let own = self.keys.library.last().filter(|key| {
-            !self.own.library.iter().any(|wrapped| wrapped.expose_seed() == key.expose_seed())
-        });
+        let own =
+            self.keys.library.last().filter(|key| {
+                !self.own.library.iter().any(|wrapped| wrapped.expose_seed() == key.expose_seed())
+            });
         let newest = own.map(SealingKey::recipient).or(published.map(|library| library.recipient.clone()));
         let Some(newest) = newest else {
             return Err(Failure::new(Kind::Damaged, "the keystore holds no library key"));
@@ -178,6 +177,9 @@ impl Engine {
         let wrapped = self.wrapped_digest(to)?;
         self.put_bytes(META, TOP, b"library", signed.bytes().to_vec())?;
         self.put(META, TOP, WRAPPED, &wrapped)?;
+        // All of them are wrapped now: none is taken for a newer one at the next change.
+        let all = self.library_keys();
+        self.own.library = all.into_iter().map(|key| SealingKey::from_seed(key.expose_seed())).collect();
         self.touch(super::Place::Library)
     }
 

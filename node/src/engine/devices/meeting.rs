@@ -5,7 +5,6 @@ use super::super::rows::{AddressRow, DEVICE_ADDRESSES, DEVICES};
 use super::super::{Effect, Engine};
 use crate::failure::Failure;
 use karte_protocol::card::{Card, Introduced};
-use karte_protocol::entry::Entry;
 use karte_protocol::id::{DeviceId, GrantId, PartyId};
 use karte_protocol::limits::CLOCK_SKEW_MS_MAX;
 use karte_protocol::message::{Bytes, Request};
@@ -22,17 +21,30 @@ impl Engine {
     /// A device that says it is of this party. True if it is live; one that was removed is told so.
     pub(in super::super) fn meet_own(&mut self, introduced: Introduced) -> Result<bool, Failure> {
         let peer = introduced.card.by().device;
+        self.learn_own_devices(&introduced)?;
         if !self.is_own_device(&peer) {
             if self.mine().log.named_devices().contains(&peer) {
-                self.farewell(peer);
+                self.farewell(peer, self.me.party);
             }
-            // A device that this one has not heard of: its naming comes with the own log, from one that is known.
             return Ok(false);
         }
-        let identity: Vec<Verified<Entry>> = introduced.log.in_order().into_iter().cloned().collect();
-        self.take_back(peer, identity, true)?;
         self.keep_addresses(&introduced.card)?;
         Ok(self.is_own_device(&peer) && self.may_greet())
+    }
+
+    /// A card's entries prove themselves: one device may have taken in a third that this one has not heard of. What
+    /// this device itself signed is left to the own log, which shows whether this is an older copy.
+    fn learn_own_devices(&mut self, introduced: &Introduced) -> Result<(), Failure> {
+        let (me, this) = (self.me.party, self.device());
+        let mut news = false;
+        for entry in introduced.log.in_order() {
+            news |= entry.by().device != this && self.take_entry(me, entry.clone())?;
+        }
+        if news {
+            self.refresh(me);
+            self.own_log_changed()?;
+        }
+        Ok(())
     }
 
     /// Where a device of any party can be reached, by its own card.
@@ -64,7 +76,7 @@ impl Engine {
         let over: Vec<GrantId> = over.map(|(id, _)| *id).collect();
         over.into_iter().for_each(|id| self.end_serving(id));
         self.recheck_own_statuses()?;
-        self.leave_ended_devices();
+        self.leave_ended_devices(self.me.party);
         if !self.mine().state.has_device(&self.device()) {
             self.stop_signing();
         }
@@ -78,27 +90,27 @@ impl Engine {
         told.into_iter().try_for_each(|status| self.take_status(me, status).map(drop))
     }
 
-    /// Connected devices that are no longer of the party are told, and nothing else.
-    fn leave_ended_devices(&mut self) {
-        let me = self.me.party;
-        let greeted = self.peers.iter().filter(|(_, peer)| peer.party == Some(me));
+    /// Connected devices that are no longer of a party are told, and nothing else.
+    pub(in super::super) fn leave_ended_devices(&mut self, party: PartyId) {
+        let Some(held) = self.logs.get(&party) else { return };
+        let greeted = self.peers.iter().filter(|(_, peer)| peer.party == Some(party));
         let ended: Vec<DeviceId> =
-            greeted.map(|(device, _)| *device).filter(|device| !self.is_own_device(device)).collect();
-        ended.into_iter().for_each(|device| self.farewell(device));
+            greeted.map(|(device, _)| *device).filter(|device| !held.state.has_device(device)).collect();
+        ended.into_iter().for_each(|device| self.farewell(device, party));
     }
 
-    /// The last word to a device that was removed: the entries that show it.
-    pub(super) fn farewell(&mut self, device: DeviceId) {
+    /// The last word to a device that its party removed: the entries that show it. Whoever holds them may say it.
+    pub(in super::super) fn farewell(&mut self, device: DeviceId, of: PartyId) {
         if let Some(peer) = self.peers.get_mut(&device) {
-            peer.leave();
+            peer.leave(of);
         }
     }
 
     pub(in super::super) fn farewell_request(&mut self, peer: DeviceId) -> Option<Request> {
-        self.peers.get_mut(&peer)?.farewell = false;
-        let entries = self.mine().log.identity_entries();
+        let of = self.peers.get_mut(&peer)?.farewell.take()?;
+        let entries = self.logs.get(&of)?.log.identity_entries();
         let entries = entries.iter().map(|entry| Bytes::from(entry.bytes().to_vec())).collect();
-        Some(Request::Entries { of: self.me.party, entries })
+        Some(Request::Entries { of, entries })
     }
 
     /// Entries of the own party from somebody who is not greeted: they prove themselves, and may say that this

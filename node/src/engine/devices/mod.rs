@@ -17,8 +17,8 @@ mod join;
 mod meeting;
 mod records;
 
-pub use join::{Joining, keep_joined};
 pub(super) use feed::Place;
+pub use join::{Joining, keep_joined};
 
 use super::rows::{DEVICE_HEARD, DEVICES, META, TOP};
 use super::select::time_text;
@@ -200,7 +200,7 @@ impl Engine {
         self.renew_library()?;
         self.accept_again_after(&device)?;
         let void = self.void_grants_of(&device);
-        self.farewell(device);
+        self.farewell(device, self.me.party);
         Ok(vec![json!({
             "removed": device.to_hex(),
             "last_valid_seq": last_valid_seq,
@@ -209,14 +209,14 @@ impl Engine {
         })])
     }
 
-    /// Grants given by a device that its end has made void.
+    /// Grants given by a device that its end has made void, whether their openings are here or not.
     fn void_grants_of(&self, device: &DeviceId) -> Vec<String> {
-        let state = &self.mine().state;
-        let void = self.given.iter().filter(|(_, given)| {
-            let entry = &given.open.entry;
-            entry.by().device == *device && state.is_void(device, entry.seq)
+        let held = self.mine();
+        let entries = held.log.in_order().into_iter().filter(|entry| {
+            let is_grant = matches!(entry.act, Act::Grant { .. });
+            is_grant && entry.by().device == *device && held.state.is_void(device, entry.seq)
         });
-        void.map(|(id, _)| id.to_hex()).collect()
+        entries.map(|entry| entry.id().to_hex()).collect()
     }
 
     /// Acceptances of a device that ended serve nobody any more, and it knows their reading keys: yes again, from
@@ -239,9 +239,10 @@ impl Engine {
         }
         for device in self.mine().state.forks.keys().copied().collect::<Vec<_>>() {
             let log = &self.mine().log;
-            let shown = log.identity_entries().iter().any(
-                |entry| matches!(&entry.act, Act::Fork { device: of, .. } if *of == device),
-            );
+            let shown = log
+                .identity_entries()
+                .iter()
+                .any(|entry| matches!(&entry.act, Act::Fork { device: of, .. } if *of == device));
             let Some((one, other)) = log.forked_pair(&device).filter(|_| !shown) else { continue };
             let (one, other) = (one.bytes().to_vec(), other.bytes().to_vec());
             if let Err(failure) = self.append(Act::Fork { device, one, other }) {

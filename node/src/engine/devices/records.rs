@@ -4,8 +4,8 @@
 use super::super::author_of;
 use super::super::peers::Duty;
 use super::super::rows::{
-    DEVICE_SHELF, DEVICES, KNOWN, LABELS, OWN, OwnRow, PENDING, REPLACED, ReceivedRow, SEGMENTS, SOURCES, TOP,
-    own_shelf_of,
+    DEVICE_SHELF, DEVICES, KNOWN, LABELS, OWN, OwnRow, PENDING, REPLACED, ReceivedRow, SEGMENTS, SOURCES,
+    TOP, own_shelf_of,
 };
 use super::super::{Effect, Engine, FetchEnd, Serving, source_key};
 use super::Place;
@@ -46,7 +46,9 @@ impl Engine {
 
     /// A segment of another own device's chain. Out of its turn it is passed over: chains are told in order.
     pub(super) fn take_own_segment(&mut self, both: SegmentAndKeys) -> Result<(), Failure> {
-        let Ok(segment) = Signed::<Segment>::from_bytes(both.segment.to_vec()).verify() else { return Ok(()) };
+        let Ok(segment) = Signed::<Segment>::from_bytes(both.segment.to_vec()).verify() else {
+            return Ok(());
+        };
         let device = segment.by().device;
         let ours = segment.is_by(self.me.party)
             && device != self.device()
@@ -225,7 +227,8 @@ fn judged(handed: &Handed, sealed: &[u8]) -> Result<Verified<Label>, &'static st
         return Err("its label is not the one that was handed over");
     }
     let opened = label::open_label(sealed, &handed.file_key).map_err(|_| "its label does not open")?;
-    let author = author_of(&opened.label, &opened.identity).ok_or("its author's signature cannot be traced")?;
+    let author =
+        author_of(&opened.label, &opened.identity).ok_or("its author's signature cannot be traced")?;
     if !opened.label.is_by(author) {
         return Err("its author's signature cannot be traced");
     }
