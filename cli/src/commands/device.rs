@@ -5,7 +5,7 @@ use crate::parse::duration_ms;
 use crate::passphrase;
 use crate::session::Session;
 use crate::view;
-use karte_node::command;
+use karte_node::command::{self, Secret};
 use karte_node::device::{self, Join};
 use karte_node::failure::Failure;
 use serde_json::Value;
@@ -57,7 +57,8 @@ pub(crate) struct InviteArgs {
     Other programs of this machine can see arguments: on one that you share, give the invitation with `-`.")]
 pub(crate) struct JoinArgs {
     /// The invitation (`karte-invite:...`), or `-` to read it from the standard input
-    invite: String,
+    #[arg(value_parser = secret)]
+    invite: Secret,
     /// What others call you, as this device says it [default: as the inviting device does]
     #[arg(long)]
     name: Option<String>,
@@ -139,11 +140,11 @@ fn invited(items: &[Value]) -> String {
 }
 
 fn join(session: &Session, args: JoinArgs) -> Result<(), Error> {
-    let invite = if args.invite == "-" { read_invite()? } else { Zeroizing::new(args.invite) };
+    let invite = if args.invite.expose() == "-" { read_invite()? } else { args.invite };
     let (fd, is_open) = (session.passphrase_fd, args.no_passphrase);
     let made = device::join(
         &session.home,
-        &invite,
+        invite.expose(),
         Join {
             name: args.name,
             locking: Box::new(move || if is_open { Ok(None) } else { passphrase::fresh(fd).map(Some) }),
@@ -164,12 +165,17 @@ fn join(session: &Session, args: JoinArgs) -> Result<(), Error> {
 /// Longest invitation that is read, in bytes: above the protocol's own bound, so that the node says what is wrong.
 const INVITE_BYTES_MAX: u64 = 8 * 1024;
 
-fn read_invite() -> Result<Zeroizing<String>, Failure> {
+fn read_invite() -> Result<Secret, Failure> {
     let mut text = Zeroizing::new(String::new());
     std::io::stdin().take(INVITE_BYTES_MAX).read_to_string(&mut text).map_err(|error| {
         Failure::usage(format!("the invitation cannot be read from the standard input: {error}"))
     })?;
-    Ok(text)
+    Ok(Secret::new(&text))
+}
+
+/// A type that does not print: arguments are shown whole when they are debugged.
+fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::new(text))
 }
 
 fn removed(items: &[Value]) -> String {
