@@ -57,6 +57,11 @@ impl Engine {
                 self.own.feed.put(number, place);
             }
         }
+        if !self.own.feed.places.is_empty() {
+            let told = &self.own.feed.numbers;
+            let untold = self.segment_places()?.into_iter().filter(|place| !told.contains_key(place));
+            self.own.untold = untold.collect();
+        }
         Ok(())
     }
 

@@ -122,6 +122,7 @@ impl Engine {
         for item in items {
             self.take_item(item)?;
         }
+        self.tell_segments_on()?;
         self.set_cursor(&peer, next.min(there))?;
         if let Some(state) = self.peers.get_mut(&peer) {
             state.own_there = Some(there);

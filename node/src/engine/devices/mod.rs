@@ -49,6 +49,8 @@ pub(super) struct Own {
     missing: BTreeMap<RecordId, Handed>,
     /// Those of them that a connected device did not have.
     absent: BTreeMap<DeviceId, BTreeSet<RecordId>>,
+    /// Segments of other devices that a third is not told of before their records are here.
+    untold: BTreeSet<Place>,
     synced_ms: Option<UnixMs>,
     synced_kept_ms: Option<UnixMs>,
     /// Library keys that the published statement wraps, oldest first.

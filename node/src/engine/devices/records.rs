@@ -79,7 +79,17 @@ impl Engine {
         }
         self.write(batch)?;
         self.own.missing.extend(missing.into_iter().map(|item| (item.record, item)));
-        self.touch(Place::Segment { device, seq })
+        self.own.untold.insert(Place::Segment { device, seq });
+        Ok(())
+    }
+
+    /// Segments of other devices go on to a third when their records are here: it would ask in vain before.
+    pub(super) fn tell_segments_on(&mut self) -> Result<(), Failure> {
+        let awaited = |record: &RecordId| !self.own.absent.values().any(|absent| absent.contains(record));
+        if self.own.missing.keys().any(awaited) {
+            return Ok(());
+        }
+        std::mem::take(&mut self.own.untold).into_iter().try_for_each(|place| self.touch(place))
     }
 
     // --- asking
@@ -134,7 +144,8 @@ impl Engine {
                 }
             }
         }
-        self.shelve_new(&fresh)
+        self.shelve_new(&fresh)?;
+        self.tell_segments_on()
     }
 
     fn keep_own(&mut self, handed: &Handed, label: &Verified<Label>, sealed: Vec<u8>) -> Result<(), Failure> {
