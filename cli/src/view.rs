@@ -64,6 +64,22 @@ pub(crate) fn contacts(items: &[Value]) -> String {
     )
 }
 
+/// The own devices.
+pub(crate) fn devices(items: &[Value]) -> String {
+    let rows = items.iter().map(|item| {
+        let flag = |name: &str| item.get(name).and_then(Value::as_bool).unwrap_or_default();
+        vec![
+            short(item, "device"),
+            if flag("this") { "this one".into() } else { String::new() },
+            field(item, "state"),
+            local_minute(&field(item, "since")),
+            if flag("connected") { "now".into() } else { local_minute(&field(item, "heard")) },
+            field(item, "void_from_seq"),
+        ]
+    });
+    table(&["DEVICE", "", "STATE", "SINCE", "HEARD", "VOID FROM"], None, rows)
+}
+
 pub(crate) fn peers(items: &[Value]) -> String {
     if items.is_empty() {
         return "Nobody is connected.".into();

@@ -318,7 +318,7 @@ fn open_keystore(home: &Path, unlock: Unlock) -> Result<(Keystore, Keys), Failur
     opened.map_err(|error| refused.unwrap_or_else(|| no_home(error, home)))
 }
 
-fn start_network(
+pub(crate) fn start_network(
     key: zeroize::Zeroizing<[u8; 32]>,
     listen: &[String],
 ) -> Result<(network::Network, tokio::sync::mpsc::Receiver<network::NetEvent>), Failure> {
@@ -436,7 +436,7 @@ pub(crate) fn make_folder(home: &Path) -> Result<(), Failure> {
     std::fs::set_permissions(home, std::fs::Permissions::from_mode(0o700)).map_err(failed)
 }
 
-fn no_home(error: KeystoreError, home: &Path) -> Failure {
+pub(crate) fn no_home(error: KeystoreError, home: &Path) -> Failure {
     let next = match &error {
         KeystoreError::Absent(_) => {
             "`karte init --name NAME` makes one; --home or KARTE_HOME says where.".to_owned()
@@ -453,7 +453,7 @@ fn no_home(error: KeystoreError, home: &Path) -> Failure {
     Failure::from(error).next(next)
 }
 
-fn tokio_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(crate) fn tokio_runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

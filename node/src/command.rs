@@ -75,6 +75,20 @@ pub enum Command {
     },
     /// The present recovery keys, and what is under way.
     RecoveryShow,
+    /// Lets one new device join this party.
+    DeviceInvite {
+        /// For how long the invitation is answered, in milliseconds.
+        for_ms: i64,
+    },
+    /// The devices of this party.
+    DeviceList,
+    /// Ends a device of this party.
+    DeviceRemove {
+        /// Its id or the beginning of it.
+        device: String,
+        /// Its last entry that counts; all that is held whole if absent.
+        last_valid_seq: Option<u64>,
+    },
     /// Brings files in.
     Import {
         /// Absolute paths of files and folders.

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod command;
 pub mod compose;
 pub mod control;
+pub mod device;
 pub mod engine;
 pub mod failure;
 pub mod import;

@@ -82,6 +82,8 @@ pub struct State {
     pub revoked: BTreeSet<GrantId>,
     /// Devices that forked, and from which seq on their permissions are void.
     pub forks: BTreeMap<DeviceId, u64>,
+    /// For each device that forked or was removed, the first seq from which its permissions are void.
+    pub ends: BTreeMap<DeviceId, u64>,
     /// The last entry of each device's chain in this generation.
     pub heads: Vec<Head>,
     /// For each device, how many entries from the beginning of its chain are held without a gap.
@@ -99,6 +101,12 @@ impl State {
     /// Whether `device` belongs to a live steward of this party.
     pub fn has_steward_device(&self, device: &DeviceId) -> bool {
         self.stewards.values().any(|devices| devices.contains(device))
+    }
+
+    /// Whether a permission that `device` signed at `seq` lies at or beyond that device's end. That is for good:
+    /// nothing moves an end further.
+    pub fn is_void(&self, device: &DeviceId, seq: u64) -> bool {
+        self.ends.get(device).is_some_and(|end| seq >= *end)
     }
 
     /// Everybody to seal to so that every live device can open.
@@ -253,6 +261,26 @@ impl PartyLog {
         self.in_order().into_iter().filter(|entry| entry.act.is_identity()).collect()
     }
 
+    /// The entry of the current generation that names a device: what its chain begins behind. Of several the smallest.
+    pub fn naming(&self, device: &DeviceId) -> Option<EntryId> {
+        let (generation, _) = self.generation();
+        let names = |entry: &&Verified<Entry>| match &entry.act {
+            Act::Genesis(genesis) => genesis.devices.iter().any(|named| named.device == *device),
+            Act::Recover(recover) => recover.terms.devices.iter().any(|named| named.device == *device),
+            Act::AddDevice(named) => named.device == *device,
+            _ => false,
+        };
+        self.of_generation(generation).filter(names).map(|entry| entry.id().into()).min()
+    }
+
+    /// Two entries of one device and one seq, if such are held: the proof of a fork.
+    pub fn forked_pair(&self, device: &DeviceId) -> Option<(&Verified<Entry>, &Verified<Entry>)> {
+        let (generation, _) = self.generation();
+        let chains = self.chains(generation);
+        let (_, twice) = chains.get(device)?.iter().find(|(_, entries)| entries.len() > 1)?;
+        Some((*twice.first()?, *twice.get(1)?))
+    }
+
     /// The entry of the current generation that names a steward; of several the one with the smallest id. Whether it
     /// counts, [`State::stewards`] says.
     pub fn names_steward(&self, steward: PartyId) -> Option<EntryId> {
@@ -344,6 +372,7 @@ impl PartyLog {
             grants: BTreeMap::new(),
             revoked: BTreeSet::new(),
             forks,
+            ends: ends.clone(),
             heads: heads(&chains),
             complete: self.complete(&chains, generation),
             identity: self.identity_digest(),

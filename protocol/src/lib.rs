@@ -23,6 +23,7 @@ pub mod keys;
 pub mod label;
 pub mod limits;
 pub mod message;
+pub mod own;
 pub mod recovery;
 pub mod request;
 pub mod seal;

@@ -38,6 +38,8 @@ pub const REQUEST_MS_MAX: i64 = 30 * crate::time::DAY_MS;
 /// Longest text of a recovery (key, request, approval), in bytes. 64 KiB: the identity entries of a party that changed
 /// devices a hundred times; read from mail or a file. One that fits a QR code has at most [`CARD_CHARS_MAX`] characters.
 pub const RECOVERY_TEXT_BYTES_MAX: usize = 64 * 1024;
+/// Longest text of an invitation, in characters. A card, a secret and a time.
+pub const INVITE_CHARS_MAX: usize = CARD_CHARS_MAX + 200;
 /// Largest plaintext of one record, in bytes. 256 TiB: far above any file, and far below where sums overflow.
 pub const RECORD_BYTES_MAX: u64 = 1 << 48;
 /// Longest name of a party or alias, in bytes.

@@ -4,9 +4,12 @@
 //! their COSE bytes and are verified by whoever takes them out.
 
 use crate::encoding::{self, EncodingError};
+use crate::entry::Device;
 use crate::id::{Digest, GrantId, ObjectId, PartyId, RecordId};
 use crate::identity::Head;
+use crate::keys::Recipient;
 use crate::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
+use crate::own::OwnItem;
 use crate::time::UnixMs;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +43,20 @@ pub enum Request {
         /// Only of grants with a greater id.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<GrantId>,
+    },
+    /// A new device that was invited; answered without a Hello.
+    Join {
+        /// The device that asks, and whom to seal to for it.
+        device: Device,
+        /// [`crate::own::join_proof`] under the invitation's secret.
+        proof: Digest,
+    },
+    /// Between devices of one party: what the other has to tell.
+    Own {
+        /// Number of the first item that is wanted.
+        from: u64,
+        /// One more than the number of the asker's own last item.
+        there: u64,
     },
     /// A fresh Status.
     Status {
@@ -275,6 +292,25 @@ pub enum Response {
         /// Bytes that it keeps already.
         used_bytes: u64,
     },
+    /// The new device belongs to the party.
+    Joined {
+        /// The party's signed identity entries, in an order that can be added.
+        entries: Vec<Bytes>,
+        /// The signed Library, sealed to the new device too.
+        library: Bytes,
+        /// Whom the library is sealed to beside the live devices: recovery keys.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        recovery: Vec<Recipient>,
+    },
+    /// What a device of the same party has to tell.
+    Own {
+        /// In the order of their numbers.
+        items: Vec<OwnItem>,
+        /// Where to go on asking.
+        next: u64,
+        /// One more than the number of the last item there is.
+        there: u64,
+    },
     /// No: the same bytes for absent, not granted, revoked, expired and badly signed.
     Denied,
 }
@@ -293,7 +329,7 @@ pub struct SegmentAndKeys {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fetch {
-    /// The grant.
+    /// The grant. Between devices of one party: the id of the party's Genesis, and the same in `accept`.
     pub grant: GrantId,
     /// The acceptance.
     pub accept: ObjectId,

@@ -3,9 +3,11 @@
 
 use crate::shared::{Rows, SharedStore};
 use karte_node::command::Command;
-use karte_node::engine::{self, Answer, Effect, Engine, FetchEnd, Input, NewRecord, Opening, Policy};
+use karte_node::engine::{
+    self, Answer, Effect, Engine, FetchEnd, Input, Joining, NewRecord, Opening, Policy,
+};
 use karte_node::failure::Failure;
-use karte_node::keystore::{Keys, MemoryKeyring};
+use karte_node::keystore::{Keys, MemoryKeyring, RecoverySlot};
 use karte_node::store::{Blobs, MemoryBlobs, Table};
 use karte_protocol::bao::{Tree, verify_slice};
 use karte_protocol::chance::Chance;
@@ -22,6 +24,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+/// How long an invitation lasts here, in milliseconds. 1 hour.
+const INVITED_MS: i64 = 3_600_000;
 /// Steps after which a world that still moves is taken for one that never rests.
 const STEPS_MAX: usize = 100_000;
 
@@ -137,7 +141,7 @@ impl World {
     }
 
     /// Adds a new device of a party that is somewhere in the world: it holds the entries that `log` shows, and no more.
-    pub fn add_device(&mut self, name: &str, log: &[Vec<u8>], policy: Policy) -> Result<(), Failure> {
+    pub fn add_bare_device(&mut self, name: &str, log: &[Vec<u8>], policy: Policy) -> Result<(), Failure> {
         let keys = Arc::new(Keys::generate(&mut SeededChance::new(name)));
         keys.recovery.take_out();
         let store = SharedStore::default();
@@ -174,6 +178,59 @@ impl World {
         };
         self.nodes.insert(name.into(), node);
         self.start_from(name, rows, false)
+    }
+
+    /// Adds a further device of a node's party: invited, joined, and started.
+    pub fn add_device(&mut self, name: &str, of: &str, policy: Policy) -> Result<(), Failure> {
+        let invited = self.items(of, Command::DeviceInvite { for_ms: INVITED_MS })?;
+        let text = invited.first().and_then(|item| item["invite"].as_str()).unwrap_or_default().to_owned();
+        self.join(name, of, &text, policy)
+    }
+
+    /// The same, with an invitation that was made before.
+    pub fn join(&mut self, name: &str, of: &str, invite: &str, policy: Policy) -> Result<(), Failure> {
+        let joining = Joining::from_text(invite, self.now)?;
+        let mut chance = SeededChance::new(name);
+        let keys = Keys { library: vec![], recovery: RecoverySlot::default(), ..Keys::generate(&mut chance) };
+        let answer = self.asks_to_join(of, keys.device.device(), joining.request(&keys)?);
+        let mut store = SharedStore::default();
+        engine::keep_joined(&mut store, &joining, &keys, &answer.unwrap_or_default())?;
+        let (keys, genesis) = (Arc::new(keys), joining.genesis().to_vec());
+        let engine = Engine::open(
+            engine::Parts {
+                keys: keys.clone(),
+                ring: Box::new(MemoryKeyring::default()),
+                store: Box::new(store.clone()),
+                chance: Box::new(chance),
+                genesis: genesis.clone(),
+                name: joining.name().into(),
+                kind: joining.kind().into(),
+                policy,
+                copied: false,
+                started: "new",
+            },
+            self.now,
+        )?;
+        self.devices.insert(keys.device.device(), name.into());
+        let blobs = MemoryBlobs::new();
+        self.nodes.insert(name.into(), Inhabitant { engine, blobs, keys, store, policy, genesis });
+        self.queue.push_back((name.into(), Input::Listening(vec![name.into()])));
+        self.queue.push_back((name.into(), Input::Tick));
+        self.run();
+        Ok(())
+    }
+
+    fn asks_to_join(&mut self, of: &str, device: DeviceId, body: Vec<u8>) -> Option<Vec<u8>> {
+        let id = self.number();
+        let mut answer = None;
+        for effect in self.handle(of, Input::Request(device, id, body)) {
+            match effect {
+                Effect::Reply(reply, bytes) if reply == id => answer = Some(bytes),
+                effect => self.carry(of, effect),
+            }
+        }
+        self.run();
+        answer
     }
 
     /// A copy of a node's folder as it is now.
@@ -442,7 +499,9 @@ impl World {
 
     fn dial(&mut self, at: &str, party: PartyId, addresses: &[String]) {
         let reachable = addresses.iter().find(|name| {
-            self.nodes.contains_key(*name) && !self.cut.contains(&(at.to_owned(), (*name).clone()))
+            self.nodes.contains_key(*name)
+                && name.as_str() != at
+                && !self.cut.contains(&(at.to_owned(), (*name).clone()))
         });
         let Some(other) = reachable.cloned() else {
             self.queue.push_back((at.into(), Input::DialFailed(party, "cut off".into())));

@@ -100,7 +100,7 @@ fn loses_everything(world: &mut World, new: &str) -> (String, String) {
     let item = &world.items("clinic", Command::ContactCard { contact: "hana".into() }).unwrap()[0];
     let log = card::from_text(&text(item, "card")).unwrap().log;
     let entries: Vec<Vec<u8>> = log.in_order().iter().map(|entry| entry.bytes().to_vec()).collect();
-    world.add_device(new, &entries, ASKS).unwrap();
+    world.add_bare_device(new, &entries, ASKS).unwrap();
     let item = world.items(new, Command::RecoveryStart).unwrap().remove(0);
     (text(&item, "request"), text(&item, "code"))
 }
@@ -202,7 +202,7 @@ fn a_changed_request_and_a_guessed_code_are_refused() {
         });
         let mut log = log.clone();
         log.swap(0, genesis.unwrap());
-        world.add_device("thief", &log, ASKS).unwrap();
+        world.add_bare_device("thief", &log, ASKS).unwrap();
         let item = world.items("thief", Command::RecoveryStart).unwrap().remove(0);
         (text(&item, "request"), text(&item, "code"))
     };
@@ -374,7 +374,7 @@ fn two_recoveries_are_a_dispute_and_that_is_said() {
                 request.identity.iter().map(|b| b.to_vec()).collect()
             })
             .unwrap();
-        world.add_device("other", &log, ASKS).unwrap();
+        world.add_bare_device("other", &log, ASKS).unwrap();
         world.items("other", Command::RecoveryStart).unwrap().remove(0)
     };
     let second = approval(&mut world, "sister", &text(&other, "request"), &text(&other, "code")).unwrap();

@@ -8,6 +8,7 @@ mod clock;
 mod completions;
 mod contact;
 mod demo;
+mod device;
 mod export;
 mod grant;
 mod import;
@@ -79,6 +80,8 @@ enum Command {
     Card(card::Args),
     #[command(subcommand)]
     Contact(contact::Command),
+    #[command(subcommand)]
+    Device(device::Command),
     Run(run::Args),
     Stop(stop::Args),
     Status(status::Args),
@@ -118,6 +121,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Error> {
         Command::Init(args) => init::run(&session, args),
         Command::Card(args) => card::run(&session, &args),
         Command::Contact(command) => contact::run(&session, command),
+        Command::Device(command) => device::run(&session, command),
         Command::Run(args) => run::run(&session, args),
         Command::Stop(args) => stop::run(&session, args),
         Command::Status(args) => status::run(&session, args),
@@ -187,6 +191,10 @@ mod tests {
             "karte init --name N --kind clinic --no-passphrase --accept-contacts --accept-grants --adopt",
             "karte --home /h --json --passphrase-fd 3 card --qr",
             "karte contact add karte:abc --as sakura",
+            "karte device invite --for 15m --qr",
+            "karte --home /new device join - --name N --no-passphrase --accept-grants",
+            "karte device list",
+            "karte device remove 3f2a --last-valid-seq 17",
             "karte run --listen /ip4/127.0.0.1/tcp/0 --listen /ip4/127.0.0.1/udp/0/quic-v1 --json",
             "karte import a b --format fhir --subject chihiro",
             "karte record list --kind fhir --category laboratory --code 2160-0 --from 2024 --until 2025-06-01 \

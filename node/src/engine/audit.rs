@@ -53,6 +53,7 @@ impl Engine {
                 ));
             }
             self.put_bytes(RECEIPTS, grant.as_bytes(), receipt.id().as_bytes(), receipt.bytes().to_vec())?;
+            self.touch(super::devices::Place::Receipt { grant, id: receipt.id() })?;
         }
         Ok(Response::Done)
     }

@@ -1,9 +1,10 @@
 //! Grants this party received: accept, sync, verify, open, end.
 
+use super::devices::Place;
 use super::library::{Seen, seen_of};
 use super::peers::Duty;
-use super::rows::{GOT, GotRow, GotState, LABELS, OUTBOX, ReceivedRow, SEGMENTS, TOP};
-use super::{Effect, Engine, FetchEnd, find_id};
+use super::rows::{ChainRow, GOT, GotRow, GotState, LABELS, OUTBOX, ReceivedRow, SEGMENTS, TOP, shelf_of};
+use super::{Effect, Engine, FetchEnd, decode_row, find_id};
 use crate::failure::{Failure, Kind};
 use karte_protocol::card;
 use karte_protocol::consent::{Accept, Release};
@@ -12,7 +13,7 @@ use karte_protocol::encoding;
 use karte_protocol::entry::Entry;
 use karte_protocol::grant::{OPENING_BYTES_MAX, Onward, OpenGrant, Opening};
 use karte_protocol::id::{DeviceId, GrantId, PartyId, RecordId, digest};
-use karte_protocol::identity::PartyLog;
+use karte_protocol::identity::{PartyLog, State};
 use karte_protocol::keys::SealingKey;
 use karte_protocol::label;
 use karte_protocol::limits::{CLOCK_SKEW_MS_MAX, SESSION_MS_MAX, WANTS_MAX};
@@ -38,8 +39,8 @@ pub(super) struct Got {
     pub(super) missing: BTreeMap<RecordId, Handed>,
     /// Handed over, and not to be had in this session.
     absent: BTreeMap<RecordId, Handed>,
-    /// Segments the holder says there are.
-    pub(super) segments_there: u64,
+    /// Segments that each of the holder's devices says there are in its chain.
+    pub(super) there: BTreeMap<DeviceId, u64>,
     /// Asked for by a sync, or due because the session is new.
     pub(super) wanted: bool,
     /// What the running or last sync brought.
@@ -59,19 +60,19 @@ pub(super) struct Run {
 }
 
 impl Got {
-    fn of(row: GotRow, open: OpenGrant) -> Result<Self, Failure> {
+    pub(super) fn of(row: GotRow, open: OpenGrant) -> Result<Self, Failure> {
         let accept = match &row.accept {
             Some(bytes) => Some(Signed::<Accept>::from_bytes(bytes.to_vec()).verify()?),
             None => None,
         };
-        let segments_there = row.segments;
+        let there = row.chains.iter().map(|chain| (chain.device, chain.segments)).collect();
         Ok(Self {
             row,
             open,
             accept,
             missing: BTreeMap::new(),
             absent: BTreeMap::new(),
-            segments_there,
+            there,
             wanted: false,
             run: Run::default(),
         })
@@ -80,6 +81,11 @@ impl Got {
     pub(super) fn is_live(&self) -> bool {
         self.row.state == GotState::Accepted
     }
+}
+
+/// Whether a peer may show what a device of the holder signed: itself, or a steward.
+fn speaks_of(holder: &State, device: &DeviceId, peer: &DeviceId) -> bool {
+    holder.has_device(device) && (device == peer || holder.has_steward_device(peer))
 }
 
 impl Engine {
@@ -103,6 +109,30 @@ impl Engine {
             std::ops::ControlFlow::Continue(())
         })?;
         self.owes_receipts = owes;
+        Ok(())
+    }
+
+    /// Rows of the time when a holder had one device: its chain gets that device's name.
+    pub(super) fn move_chains(&mut self) -> Result<(), Failure> {
+        let old = self.got.iter().filter(|(_, got)| got.row.segments > 0).map(|(id, _)| *id);
+        for id in old.collect::<Vec<_>>() {
+            let rows = self.values(SEGMENTS, id.as_bytes())?;
+            let first = rows.first().and_then(|(_, row)| decode_row::<SegmentAndKeys>(row).ok());
+            let first = first.map(|both| Signed::<Segment>::from_bytes(both.segment.to_vec()).verify());
+            let Some(got) = self.got.get_mut(&id) else { continue };
+            let (segments, last, head_ms) = (got.row.segments, got.row.last, got.row.head_ms);
+            got.row.forget_chains();
+            if let Some(Ok(segment)) = first {
+                let device = segment.by().device;
+                got.row.keep_chain(ChainRow { device, segments, last, head_ms });
+                got.there.insert(device, segments);
+                for (seq, row) in rows {
+                    self.put_bytes(SEGMENTS, &shelf_of(&id, &device), &seq, row)?;
+                }
+            }
+            self.delete_all(SEGMENTS, id.as_bytes())?;
+            self.save_got(id)?;
+        }
         Ok(())
     }
 
@@ -152,24 +182,10 @@ impl Engine {
         }
         // Whether it was new says nothing here: it may have been pushed before the offer.
         let _ = self.take_entries(from, vec![open.entry.clone()])?;
-        let row = GotRow {
-            opening,
-            holder: from,
-            state: GotState::Offered,
-            accept: None,
-            delivered: false,
-            adopt: false,
-            segments: 0,
-            last: None,
-            head_ms: 0,
-            receipts: 0,
-            receipt_last: None,
-            ended: String::new(),
-            at_ms: self.now,
-        };
-        let got = Got::of(row, open)?;
+        let got = Got::of(GotRow::offered(opening, from, self.now), open)?;
         self.got.insert(id, got);
         self.save_got(id)?;
+        self.touch(Place::Received { grant: id })?;
         let name = self.name_of(from);
         if self.policy.accept_grants {
             self.accept(id, self.policy.adopt)?;
@@ -191,6 +207,7 @@ impl Engine {
                     got.row.adopt = adopt;
                 }
                 self.save_got(id)?;
+                self.touch(Place::Received { grant: id })?;
             }
             Some(GotState::Ended) | None => {
                 return Err(Failure::refused(format!("grant {} has ended", id.short()))
@@ -213,17 +230,23 @@ impl Engine {
         let n = got.accept.as_ref().map_or(0, |accept| accept.n + 1);
         let accept = Accept { grant: id, reader: self.me.party, n, recipient };
         let signed = Verified::sign(accept, self.by(), &self.keys.device)?;
+        self.delete_received_shelves(id)?;
         if let Some(got) = self.got.get_mut(&id) {
             got.row.accept = Some(signed.bytes().to_vec().into());
             got.row.state = GotState::Accepted;
             got.row.delivered = false;
             got.row.adopt = adopt;
-            got.row.segments = 0;
-            got.row.last = None;
+            got.row.forget_chains();
+            got.there.clear();
             got.accept = Some(signed);
             got.wanted = true;
         }
-        self.save_got(id)
+        for peer in self.peers.values_mut() {
+            peer.denied.remove(&id);
+            peer.accept_told.remove(&id);
+        }
+        self.save_got(id)?;
+        self.touch(Place::Received { grant: id })
     }
 
     pub(super) fn decline(&mut self, text: &str) -> Result<Vec<Value>, Failure> {
@@ -234,6 +257,7 @@ impl Engine {
                     got.row.state = GotState::Declined;
                 }
                 self.save_got(id)?;
+                self.touch(Place::Received { grant: id })?;
             }
             Some(GotState::Accepted) => self.end_got(id, "declined by this node's user")?,
             _ => {}
@@ -302,9 +326,11 @@ impl Engine {
         let mut duties = Vec::new();
         let sessions = self.peers.get(&peer);
         for (id, got) in self.got.iter().filter(|(_, got)| got.row.holder == holder && got.is_live()) {
-            if !got.row.delivered {
+            let is_the_holders = sessions.is_some_and(|state| state.party == Some(holder));
+            // Each device of the holder has to have it, and one may not have heard it from another yet.
+            let told = sessions.is_some_and(|state| state.accept_told.contains(id));
+            if !got.row.delivered || (is_the_holders && !told && self.has_several_devices(holder)) {
                 // An acceptance is the holder's to take: without it a steward has nothing for us.
-                let is_the_holders = sessions.is_some_and(|state| state.party == Some(holder));
                 duties.extend(is_the_holders.then_some(Duty::Accept(*id)));
                 continue;
             }
@@ -312,12 +338,16 @@ impl Engine {
             let runs_out = session.is_none_or(|until| until < self.now + 5 * MINUTE_MS);
             let denied =
                 sessions.and_then(|state| state.denied.get(id)).is_some_and(|until| self.now < *until);
-            if denied && !got.wanted {
+            // One device of the holder at a time is enough; another is asked when that one says no or goes away.
+            let read_elsewhere = self.is_read_elsewhere(*id, &peer);
+            if denied || read_elsewhere {
                 continue;
             }
+            let chain = self.chain_read(peer, id);
+            let there = got.there.get(&chain).copied().unwrap_or_default();
             if got.wanted || (runs_out && self.policy.live) {
                 duties.push(Duty::Release(*id));
-            } else if session.is_some() && got.segments_there > got.row.segments {
+            } else if session.is_some() && there > got.row.chain(chain).segments {
                 duties.push(Duty::Segments(*id));
             } else if session.is_some() && !got.missing.is_empty() {
                 duties.push(Duty::Fetch(*id));
@@ -326,12 +356,37 @@ impl Engine {
         duties
     }
 
+    /// Whose chain of a shelf is read on a connection: a device's own, or the one that a steward shows.
+    pub(super) fn chain_read(&self, peer: DeviceId, id: &GrantId) -> DeviceId {
+        self.peers.get(&peer).and_then(|state| state.reads.get(id)).copied().unwrap_or(peer)
+    }
+
+    fn has_several_devices(&self, party: PartyId) -> bool {
+        self.logs.get(&party).is_some_and(|held| held.state.devices.len() > 1)
+    }
+
+    /// Whether a session under a grant is open or being asked for on another connection.
+    fn is_read_elsewhere(&self, id: GrantId, peer: &DeviceId) -> bool {
+        self.peers.iter().filter(|(other, _)| *other != peer).any(|(_, state)| {
+            state.sessions.get(&id).is_some_and(|until| self.now + 5 * MINUTE_MS <= *until)
+                || state.outstanding.contains(&Duty::Release(id))
+                || state.outstanding.contains(&Duty::Fetch(id))
+        })
+    }
+
     pub(super) fn accept_request(&self, id: GrantId) -> Option<Request> {
         let accept = self.got.get(&id)?.accept.as_ref()?;
         Some(Request::Accept { accept: accept.bytes().to_vec().into() })
     }
 
-    pub(super) fn accept_delivered(&mut self, id: GrantId) -> Result<(), Failure> {
+    pub(super) fn accept_delivered(&mut self, peer: DeviceId, id: GrantId) -> Result<(), Failure> {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.accept_told.insert(id);
+            state.denied.remove(&id);
+        }
+        if self.got.get(&id).is_some_and(|got| got.row.delivered) {
+            return Ok(());
+        }
         if let Some(got) = self.got.get_mut(&id) {
             got.row.delivered = true;
             got.wanted = true;
@@ -345,6 +400,7 @@ impl Engine {
         id: GrantId,
     ) -> Result<Option<Request>, Failure> {
         let nonce = self.chance.salt();
+        let chain = self.chain_read(peer, &id);
         let staff = self.peers.get(&peer).map(|state| state.staff.clone()).unwrap_or_default();
         let Some(got) = self.got.get_mut(&id) else {
             return Ok(None);
@@ -359,7 +415,7 @@ impl Engine {
             to: peer,
             purpose: got.open.opened.purpose.clone(),
             staff: if staff.is_empty() { "karte".into() } else { staff },
-            since: got.row.segments,
+            since: got.row.chain(chain).segments,
             nonce,
             at_ms: self.now,
         };
@@ -378,24 +434,26 @@ impl Engine {
             let mut absent = std::mem::take(&mut got.absent);
             got.missing.append(&mut absent);
         }
-        self.take_head(id, head)
+        self.take_head(peer, id, head)
     }
 
-    /// A shelf head, asked for or pushed. An older one than held is a rollback and is refused.
-    pub(super) fn take_head(&mut self, id: GrantId, bytes: &[u8]) -> Result<(), Failure> {
+    /// A shelf head, asked for or pushed: of the chain of the device that signed it. An older one than held is a
+    /// rollback and is refused.
+    pub(super) fn take_head(&mut self, peer: DeviceId, id: GrantId, bytes: &[u8]) -> Result<(), Failure> {
         let Ok(head) = Signed::<ShelfHead>::from_bytes(bytes).verify() else {
             return Ok(());
         };
         let Some(got) = self.got.get(&id) else {
             return Ok(());
         };
+        let device = head.by().device;
         let by_holder = self
             .logs
             .get(&got.row.holder)
-            .is_some_and(|held| head.is_by(got.row.holder) && held.state.has_device(&head.by().device));
+            .is_some_and(|held| head.is_by(got.row.holder) && speaks_of(&held.state, &device, &peer));
         let is_ours = got.accept.as_ref().is_some_and(|accept| head.accept == accept.id());
-        let segments = head.chains.iter().try_fold(0_u64, |sum, chain| sum.checked_add(chain.segments));
-        let Some(segments) = segments.filter(|_| by_holder && is_ours && head.grant == id) else {
+        let told = head.chains.iter().find(|chain| chain.device == device).map(|chain| chain.segments);
+        let Some(segments) = told.filter(|_| by_holder && is_ours && head.grant == id) else {
             return Ok(());
         };
         if head.issued_ms > self.now.saturating_add(CLOCK_SKEW_MS_MAX) {
@@ -403,8 +461,9 @@ impl Engine {
             self.notice(format!("a shelf of grant {} from the future was refused", id.short()));
             return Ok(());
         }
-        let rolled_back = head.issued_ms < got.row.head_ms || segments < got.row.segments;
-        if rolled_back && segments >= got.row.segments {
+        let held = got.row.chain(device);
+        let rolled_back = head.issued_ms < held.head_ms || segments < held.segments;
+        if rolled_back && segments >= held.segments {
             // An older word that takes nothing back: a steward's copy of it.
             return Ok(());
         }
@@ -413,26 +472,35 @@ impl Engine {
             return Ok(());
         }
         if let Some(got) = self.got.get_mut(&id) {
-            got.row.head_ms = head.issued_ms;
-            got.segments_there = segments;
+            got.row.keep_chain(ChainRow { head_ms: head.issued_ms, ..held });
+            got.there.insert(device, segments);
+        }
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.reads.insert(id, device);
         }
         // Kept with the segments it announces: a head by itself is not worth a row.
         Ok(())
     }
 
     /// Segments in order: each must link to the one before and be signed by the holder.
-    pub(super) fn take_segments(&mut self, id: GrantId, segments: &[SegmentAndKeys]) -> Result<(), Failure> {
+    pub(super) fn take_segments(
+        &mut self,
+        peer: DeviceId,
+        id: GrantId,
+        segments: &[SegmentAndKeys],
+    ) -> Result<(), Failure> {
+        let device = self.chain_read(peer, &id);
         if segments.is_empty() {
             // The holder names more than it gives: wait for its next word instead of asking for ever.
             if let Some(got) = self.got.get_mut(&id) {
-                got.segments_there = got.row.segments;
+                got.there.insert(device, got.row.chain(device).segments);
             }
         }
         for both in segments {
-            if let Err(reason) = self.take_segment(id, both) {
+            if let Err(reason) = self.take_segment(device, id, both) {
                 self.notice(format!("a segment of grant {} was refused: {reason}", id.short()));
                 if let Some(got) = self.got.get_mut(&id) {
-                    got.segments_there = got.row.segments;
+                    got.there.insert(device, got.row.chain(device).segments);
                     got.run.broken = Some(reason.message);
                 }
                 return Ok(());
@@ -441,13 +509,16 @@ impl Engine {
         self.save_got(id)
     }
 
-    fn take_segment(&mut self, id: GrantId, both: &SegmentAndKeys) -> Result<(), Failure> {
+    /// The next segment of a holder device's chain.
+    fn take_segment(&mut self, device: DeviceId, id: GrantId, both: &SegmentAndKeys) -> Result<(), Failure> {
         let segment = Signed::<Segment>::from_bytes(both.segment.to_vec()).verify()?;
         let got = self.got.get(&id).ok_or_else(|| Failure::failed("unknown grant"))?;
         let accept = got.accept.as_ref().ok_or_else(|| Failure::failed("not accepted"))?.id();
         let holder = self.logs.get(&got.row.holder).ok_or_else(|| Failure::failed("unknown holder"))?;
-        let by_holder = segment.is_by(got.row.holder) && holder.state.has_device(&segment.by().device);
-        let links = segment.seq == got.row.segments && segment.prev == got.row.last;
+        let by_holder = segment.is_by(got.row.holder) && holder.state.has_device(&device);
+        let by_holder = by_holder && segment.by().device == device;
+        let held = got.row.chain(device);
+        let links = segment.seq == held.segments && segment.prev == held.last;
         if !by_holder || !links || segment.shelf != (Shelf::Granted { grant: id, accept }) {
             return Err(Failure::failed("it does not continue the holder's shelf"));
         }
@@ -466,10 +537,9 @@ impl Engine {
                 got.missing.insert(item.record, item);
             }
         }
-        self.put(SEGMENTS, id.as_bytes(), &segment.seq.to_be_bytes(), both)?;
+        self.put(SEGMENTS, &shelf_of(&id, &device), &segment.seq.to_be_bytes(), both)?;
         if let Some(got) = self.got.get_mut(&id) {
-            got.row.segments = segment.seq + 1;
-            got.row.last = Some(segment.id());
+            got.row.keep_chain(ChainRow { segments: segment.seq + 1, last: Some(segment.id()), ..held });
         }
         Ok(())
     }
@@ -499,12 +569,15 @@ impl Engine {
     /// Payloads are here and durable. Each label is opened, traced to its author and compared with the scope.
     pub(super) fn arrived(
         &mut self,
-        _peer: DeviceId,
+        peer: DeviceId,
         id: GrantId,
         records: Vec<(RecordId, Vec<u8>)>,
     ) -> Result<(), Failure> {
         if let Some(holder) = self.pulled_for(&id) {
             return self.kept_arrived(holder, records);
+        }
+        if id == self.own_fetch() {
+            return self.own_arrived(peer, records);
         }
         if self.given.contains_key(&id) {
             return self.came_back(records);
@@ -639,6 +712,10 @@ impl Engine {
             self.pull_ended(peer, holder, missing, end);
             return Ok(());
         }
+        if id == self.own_fetch() {
+            self.own_fetch_ended(peer, missing, end);
+            return Ok(());
+        }
         if self.given.contains_key(&id) {
             self.recall_ended(peer, id, missing, end);
             return Ok(());
@@ -703,8 +780,13 @@ impl Engine {
             state.sessions.remove(&id);
             state.denied.insert(id, again);
         }
+        // Another device of the holder may say yes: this one may have been without word from it for too long.
+        let holder = self.got.get(&id).map(|got| got.row.holder);
+        let others = self.peers.values().filter(|state| state.is_greeted() && state.party == holder);
+        let unasked = others.into_iter().any(|state| !state.denied.contains_key(&id));
         if let Some(got) = self.got.get_mut(&id) {
-            got.run.denied = true;
+            got.run.denied = !unasked;
+            got.wanted |= unasked;
         }
     }
 

@@ -1,5 +1,6 @@
 //! Grants this party gave: offer, shelve, revoke. Serving them is [`super::serving`]'s.
 
+use super::devices::Place;
 use super::library::recall_label;
 use super::rows::{GIVEN, GivenRow, SEGMENTS, SHELVED, TOP};
 use super::select::{code_text, scope_of, span_text, time_text};
@@ -27,6 +28,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const REPLACE_EVERY_MS: i64 = HOUR_MS;
 /// The state of a grant that its holder's recovery ended.
 const RECOVERED: &str = "ended by recovery";
+/// The state of a grant that lies beyond the end of the device that signed it.
+const VOID: &str = "void";
 
 /// How long a standing return grant counts, in milliseconds. 366 days, the longest there is: the next session after
 /// it gives a new one.
@@ -54,6 +57,11 @@ impl Given {
             && one.basis == other.basis
             && one.onward == other.onward
             && one.not_after_ms == other.not_after_ms
+    }
+
+    /// One that nobody has accepted yet.
+    pub(super) fn fresh(row: GivenRow, open: OpenGrant) -> Self {
+        Self { row, open, accept: None, replaced_ms: UnixMs::MIN }
     }
 
     fn covers(&self, record: &RecordId, label: &Label) -> bool {
@@ -88,16 +96,20 @@ impl Engine {
     }
 
     /// A grant of this party that somebody else still held.
-    pub(super) fn take_given(&mut self, row: GivenRow) -> Result<(), Failure> {
+    pub(super) fn take_given_back(&mut self, row: GivenRow) -> Result<(), Failure> {
         let open = row.opening.verify()?;
         let id = open.id();
-        self.given.insert(id, Given { row, open, accept: None, replaced_ms: UnixMs::MIN });
+        self.given.insert(id, Given::fresh(row, open));
         self.save_given(id)
     }
 
-    fn save_given(&mut self, id: GrantId) -> Result<(), Failure> {
+    /// Keeps the row, and tells the other own devices of it.
+    pub(super) fn save_given(&mut self, id: GrantId) -> Result<(), Failure> {
         match self.given.get(&id).map(|given| given.row.clone()) {
-            Some(row) => self.put(GIVEN, TOP, id.as_bytes(), &row),
+            Some(row) => {
+                self.put(GIVEN, TOP, id.as_bytes(), &row)?;
+                self.touch(Place::Given { grant: id })
+            }
             None => Ok(()),
         }
     }
@@ -154,7 +166,7 @@ impl Engine {
             handed_back: false,
             at_ms: self.now,
         };
-        self.given.insert(id, Given { row, open, accept: None, replaced_ms: UnixMs::MIN });
+        self.given.insert(id, Given::fresh(row, open));
         self.save_given(id)?;
         Ok(vec![self.view_given(id)])
     }
@@ -347,11 +359,14 @@ impl Engine {
     /// Why a grant that was given counts no more; none while it does.
     pub(super) fn standing(&self, id: GrantId, opened: &Opened) -> Option<&'static str> {
         let state = &self.mine().state;
-        let given = self.given.get(&id).map(|given| given.open.entry.by().r#gen);
+        let entry = self.given.get(&id).map(|given| &given.open.entry);
+        let given = entry.map(|entry| entry.by().r#gen);
+        let is_void = entry.is_some_and(|entry| state.is_void(&entry.by().device, entry.seq));
         match () {
             () if state.revoked.contains(&id) => Some("revoked"),
             () if self.now >= opened.not_after_ms => Some("expired"),
             () if given.is_some_and(|generation| generation < state.generation) => Some(RECOVERED),
+            () if is_void => Some(VOID),
             () => None,
         }
     }
@@ -611,6 +626,34 @@ impl Engine {
             // Each new acceptance means a whole new shelf.
             return Ok(false);
         }
+        let id = accept.grant;
+        self.put_accept(accept)?;
+        let name = self.name_of(from);
+        self.notice(format!("{name} accepted grant {}", id.short()));
+        Ok(true)
+    }
+
+    /// A reader's yes that another own device took. It was checked there; whether its signer is live is asked again
+    /// with every decision.
+    pub(super) fn take_told_accept(&mut self, accept: Verified<Accept>) -> Result<(), Failure> {
+        let Some(given) = self.given.get(&accept.grant) else { return Ok(()) };
+        let reader = given.open.reader();
+        let is_the_readers = accept.reader == reader && accept.is_by(reader);
+        let ended = self.standing(accept.grant, &given.open.opened).is_some();
+        if !is_the_readers || ended || accept.recipient.to_age().is_err() {
+            return Ok(());
+        }
+        let lives = |held: &Verified<Accept>| {
+            self.logs.get(&reader).is_none_or(|log| log.state.has_device(&held.by().device))
+        };
+        let wins = given.accept.as_ref().filter(|held| lives(held)).is_none_or(|held| {
+            (accept.n, std::cmp::Reverse(accept.id())) > (held.n, std::cmp::Reverse(held.id()))
+        });
+        if wins { self.put_accept(accept) } else { Ok(()) }
+    }
+
+    /// The acceptance that counts from now on: a new shelf begins under it.
+    fn put_accept(&mut self, accept: Verified<Accept>) -> Result<(), Failure> {
         let (id, now) = (accept.grant, self.now);
         self.delete_all(SHELVED, id.as_bytes())?;
         self.delete_all(SEGMENTS, id.as_bytes())?;
@@ -623,10 +666,7 @@ impl Engine {
             given.replaced_ms = now;
         }
         self.save_given(id)?;
-        self.shelve(id)?;
-        let name = self.name_of(from);
-        self.notice(format!("{name} accepted grant {}", id.short()));
-        Ok(true)
+        self.shelve(id)
     }
 
     /// Whether a party was ever named reader by this one: it may follow the log (rule 12).

@@ -7,7 +7,8 @@
 use super::library::recall_label;
 use super::peers::Duty;
 use super::rows::{
-    CAME_BY, GOT, LABELS, LOST, OWN, OWN_SHELF, OwnRow, RECEIVED, ReceivedRow, SEGMENTS, SHELVED, TOP,
+    CAME_BY, ChainRow, GOT, LABELS, LOST, OWN, OWN_SHELF, OwnRow, RECEIVED, ReceivedRow, SEGMENTS, SHELVED,
+    TOP, shelf_of,
 };
 use super::{Effect, Engine, FetchEnd, Serving, decode_row};
 use crate::failure::Failure;
@@ -161,10 +162,12 @@ impl Engine {
         }
         for (id, got) in self.got.iter().filter(|(_, got)| got.is_live()) {
             let next = "`karte store repair` asks its holder again.";
-            let count = got.row.segments;
-            let shelf =
-                Chained { what: "shelf received", parent: id.as_bytes(), grant: Some(*id), count, next };
-            self.shelf_gap(&shelf, found)?;
+            for chain in &got.row.chains {
+                let (parent, count) = (shelf_of(id, &chain.device), chain.segments);
+                let shelf =
+                    Chained { what: "shelf received", parent: &parent, grant: Some(*id), count, next };
+                self.shelf_gap(&shelf, found)?;
+            }
         }
         Ok(())
     }
@@ -302,11 +305,14 @@ impl Engine {
     /// From a gap on, a received shelf is asked for again; records that are here are passed over.
     fn mend_received_shelves(&mut self) -> Result<(), Failure> {
         for id in self.got.keys().copied().collect::<Vec<_>>() {
-            let count = self.got.get(&id).filter(|got| got.is_live()).map_or(0, |got| got.row.segments);
-            let Some((seq, last)) = self.first_gap(id.as_bytes(), count)? else { continue };
-            if let Some(got) = self.got.get_mut(&id) {
-                (got.row.segments, got.row.last) = (seq, last);
-                got.segments_there = got.segments_there.max(count);
+            let live = self.got.get(&id).filter(|got| got.is_live());
+            let chains = live.map(|got| got.row.chains.clone()).unwrap_or_default();
+            for chain in chains {
+                let gap = self.first_gap(&shelf_of(&id, &chain.device), chain.segments)?;
+                let (Some((segments, last)), Some(got)) = (gap, self.got.get_mut(&id)) else { continue };
+                let there = got.there.entry(chain.device).or_default();
+                *there = chain.segments.max(*there);
+                got.row.keep_chain(ChainRow { segments, last, ..chain });
             }
             if let Some(row) = self.got.get(&id).map(|got| got.row.clone()) {
                 self.put(GOT, TOP, id.as_bytes(), &row)?;

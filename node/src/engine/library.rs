@@ -163,11 +163,11 @@ impl Engine {
     /// Hands new records to the own devices and the recovery identity, through the own shelf.
     fn shelve_own(&mut self, handed: Vec<Handed>) -> Result<(), Failure> {
         for part in handed.chunks(SEGMENT_RECORDS_MAX) {
-            let Some(library) = self.keys.library.last().map(|key| key.recipient()) else {
+            let Some(published) = self.published_library()? else {
                 return Ok(());
             };
+            let (number, library) = (published.n, published.recipient.clone());
             let (seq, prev) = self.own_shelf_end()?;
-            let number = self.published_library()?.map_or(0, |library| library.n);
             let keys = shelf::seal_keys(part, &[library])?;
             let segment = Segment {
                 shelf: Shelf::Own { library: number },
@@ -184,6 +184,7 @@ impl Engine {
             batch.put(SEGMENTS, OWN_SHELF, &seq.to_be_bytes(), encoding::encode(&both)?);
             batch.put(super::rows::META, TOP, b"own shelf", encoding::encode(&(seq + 1, id))?);
             self.write(batch)?;
+            self.touch(super::devices::Place::Segment { device: self.device(), seq })?;
         }
         Ok(())
     }

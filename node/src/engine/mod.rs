@@ -15,6 +15,7 @@
 //! | `serving` | sessions of readers, and what goes out under them |
 //! | `getting` | grants this party received: accept, ask, verify what arrives |
 //! | `reading` | opening under a received grant, receipts, and its end |
+//! | `devices` | the devices of the own party: inviting, removing, and what they tell each other |
 //! | `peers` | connections, and what is due to whom |
 //! | `requests` | asking for grants, and answering who asks |
 //! | `clock` | the time floor: what a wrong clock may not do, and how one is forgotten |
@@ -31,6 +32,7 @@
 
 mod audit;
 mod clock;
+mod devices;
 mod export;
 mod getting;
 mod giving;
@@ -77,6 +79,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use sync::SyncRun;
 
+pub use devices::{Joining, keep_joined};
 pub use export::{Export, Exported, Proof};
 pub(crate) use getting::author_of;
 pub use holdings::{Harm, Inventory};
@@ -192,6 +195,8 @@ pub enum Effect {
         devices: Vec<DeviceId>,
         /// Where they were last.
         addresses: Vec<String>,
+        /// The same by device, as far as each has said itself where it is.
+        at: BTreeMap<DeviceId, Vec<String>>,
     },
     /// Ask a peer; its answer comes back with the duty.
     Request(DeviceId, Duty, Vec<u8>),
@@ -387,6 +392,7 @@ pub struct Engine {
     recalls: BTreeMap<GrantId, BTreeMap<RecordId, karte_protocol::shelf::Handed>>,
     /// Keys asked for, and what comes back after a recovery.
     recovering: recover::Recovering,
+    own: devices::Own,
     started: &'static str,
     out: Vec<Effect>,
 }
@@ -455,6 +461,7 @@ impl Engine {
         if copied {
             engine.load_standing(copied)?;
         }
+        engine.move_chains()?;
         engine.end_keyless()?;
         for holder in engine.logs.keys().copied().collect::<Vec<_>>() {
             engine.honour_ends(holder)?;
@@ -463,8 +470,10 @@ impl Engine {
         engine.drop_spent_seed()?;
         engine.settle_all_kept()?;
         engine.publish_library()?;
+        engine.show_forks()?;
         engine.shelve_all()?;
         engine.accept_anew()?;
+        engine.mend_reading_keys()?;
         engine.commit()?;
         Ok(engine)
     }
@@ -500,6 +509,7 @@ impl Engine {
             halt: None,
             recalls: BTreeMap::new(),
             recovering: recover::Recovering::default(),
+            own: devices::Own::default(),
             started: parts.started,
             out: vec![],
         };
@@ -513,6 +523,7 @@ impl Engine {
         engine.load_recalls()?;
         engine.load_requests()?;
         engine.load_recovering()?;
+        engine.load_own()?;
         Ok(engine)
     }
 
@@ -664,6 +675,9 @@ impl Engine {
             Command::ContactAdd { card, alias } => self.add_contact(&card, alias),
             Command::ContactList => Ok(self.show_contacts()),
             Command::ContactRemove { contact } => self.remove_contact(&contact),
+            Command::DeviceInvite { for_ms } => self.invite_device(for_ms),
+            Command::DeviceList => self.show_devices(),
+            Command::DeviceRemove { device, last_valid_seq } => self.remove_device(&device, last_valid_seq),
             Command::RecordList(filter) => self.show_records(&filter),
             Command::RecordShow { id } => self.show_record(&id).map(|(view, _)| vec![view]),
             Command::RecordOpen { id, age, staff } => {
@@ -781,7 +795,8 @@ impl Engine {
         let head = self.mine().state.heads.iter().find(|head| head.device == device).cloned();
         let (seq, prev) = match head {
             Some(head) => (head.seq + 1, Some(head.id)),
-            None => (0, None),
+            // A device that joined begins behind the entry that names it.
+            None => (0, self.mine().log.naming(&device)),
         };
         let entry = Entry { seq, prev, at_ms: self.now, act };
         let signed = Verified::sign(entry, self.by(), &self.keys.device)?;

@@ -72,6 +72,12 @@ pub enum Duty {
     OwnLog,
     /// Ask a reader for own payloads that we have lost.
     Recall(GrantId),
+    /// Ask another own device what there is.
+    Own,
+    /// Fetch own records from another own device.
+    OwnFetch,
+    /// Tell a device that was removed that it was.
+    Farewell,
 }
 
 /// A connected device.
@@ -109,7 +115,19 @@ pub(super) struct Peer {
     /// Releases in the running minute.
     pub(super) releases: (i64, u32),
     /// Until when its Hello is not looked at again.
-    deaf_until_ms: UnixMs,
+    pub(super) deaf_until_ms: UnixMs,
+    /// How far an own device's feed goes, by its last word.
+    pub(super) own_there: Option<u64>,
+    /// How far we have told it that ours goes.
+    pub(super) own_told: Option<u64>,
+    /// Its last Status, if it is an own device: it may name entries that are still to come.
+    pub(super) own_status: Option<Verified<Status>>,
+    /// It was of this party and has ended: it is told so.
+    pub(super) farewell: Option<PartyId>,
+    /// Whose chain of a shelf it serves: its own, or as a steward that of a holder's device.
+    pub(super) reads: BTreeMap<GrantId, DeviceId>,
+    /// Acceptances that it has confirmed on this connection.
+    pub(super) accept_told: BTreeSet<GrantId>,
     /// Who asks, for releases.
     pub(super) staff: String,
     /// What stewards have to do with it.
@@ -183,6 +201,20 @@ impl Peer {
         anew
     }
 
+    /// What runs under our name ends; the connection stays.
+    pub(super) fn end_sessions(&mut self) {
+        self.serving.clear();
+        self.sessions.clear();
+    }
+
+    /// It is of its party no more: nothing but the word of it.
+    pub(super) fn leave(&mut self, of: PartyId) {
+        self.end_sessions();
+        (self.greeted, self.party, self.own_status) = (false, None, None);
+        self.to_push.clear();
+        self.farewell = Some(of);
+    }
+
     /// Our Hello is sent again, whoever called.
     pub(super) fn greet_again(&mut self) {
         self.hello_sent = false;
@@ -199,6 +231,16 @@ pub(super) struct Redial {
     dialling: bool,
 }
 
+impl Redial {
+    pub(super) fn is_due(now: UnixMs) -> impl Fn(&Self) -> bool {
+        move |redial| !redial.dialling && redial.next_ms <= now
+    }
+
+    pub(super) fn start(&mut self) {
+        self.dialling = true;
+    }
+}
+
 impl Engine {
     // --- connections
 
@@ -211,6 +253,7 @@ impl Engine {
         let state = self.peers.entry(peer).or_default();
         state.address = address;
         state.dialled |= dialled;
+        self.forget_absent(&peer);
         Ok(())
     }
 
@@ -264,8 +307,14 @@ impl Engine {
 
     /// The party that names a device, whether it is greeted or not.
     pub(super) fn party_of(&self, device: &DeviceId) -> Option<PartyId> {
-        let mut others = self.logs.iter().filter(|(party, _)| **party != self.me.party);
-        others.find(|(_, held)| held.state.has_device(device)).map(|(party, _)| *party)
+        let mut all = self.logs.iter();
+        all.find(|(_, held)| held.state.has_device(device)).map(|(party, _)| *party)
+    }
+
+    /// Every connected device of a party that is greeted.
+    pub(super) fn greeted_devices(&self, party: PartyId) -> Vec<DeviceId> {
+        let found = self.peers.iter().filter(|(_, state)| state.greeted && state.party == Some(party));
+        found.map(|(device, _)| *device).collect()
     }
 
     pub(super) fn greeted_device(&self, party: PartyId) -> Option<DeviceId> {
@@ -327,8 +376,9 @@ impl Engine {
         let readers: BTreeSet<PartyId> = self.given.values().map(|given| given.open.reader()).collect();
         let stewards: BTreeSet<PartyId> = self.mine().state.stewards.keys().copied().collect();
         for state in self.peers.values_mut().filter(|state| state.greeted) {
+            let own = state.party == Some(self.me.party);
             let follows =
-                state.party.is_some_and(|party| readers.contains(&party) || stewards.contains(&party));
+                own || state.party.is_some_and(|party| readers.contains(&party) || stewards.contains(&party));
             if (identity || follows) && state.to_push.len() < PUSH_MAX {
                 state.to_push.push(entry.bytes().to_vec().into());
             }
@@ -357,6 +407,9 @@ impl Engine {
         if let Request::Hello(hello) = request {
             return self.hello_asked(peer, &hello.card, &hello.status);
         }
+        if let Request::Join { device, proof } = request {
+            return self.join_asked(peer, device, &proof);
+        }
         if let Request::Log { of, have } = &request
             && self.was_ever_its_device(&peer, *of)
         {
@@ -366,12 +419,17 @@ impl Engine {
         }
         let greeted = self.peers.get(&peer).filter(|state| state.greeted).and_then(|state| state.party);
         let still = |party: &PartyId| {
-            self.is_admitted(*party) && self.logs.get(party).is_some_and(|held| held.state.has_device(&peer))
+            self.is_met(*party) && self.logs.get(party).is_some_and(|held| held.state.has_device(&peer))
         };
         let Some(from) = greeted.filter(still) else {
+            if let Request::Entries { of, entries } = &request
+                && *of == self.me.party
+            {
+                self.farewell_heard(peer, entries)?;
+            }
             return Ok(Response::Denied);
         };
-        if !self.is_known(from) && !Self::is_for_guests(&request) {
+        if from != self.me.party && !self.is_known(from) && !Self::is_for_guests(&request) {
             return Ok(Response::Denied);
         }
         let needs_our_name = matches!(
@@ -383,12 +441,20 @@ impl Engine {
                 | Request::News { .. }
                 | Request::Ask { .. }
                 | Request::RecoveryKey
+                | Request::Own { .. }
         );
         if needs_our_name && !self.is_sound() {
             return Ok(Response::Denied);
         }
         match request {
-            Request::Hello(_) => Ok(Response::Denied),
+            Request::Hello(_) | Request::Join { .. } => Ok(Response::Denied),
+            Request::Entries { of, entries } if of == from && of == self.me.party => {
+                self.take_back(peer, Self::verify_entries(&entries), true)?;
+                Ok(Response::Done)
+            }
+            Request::Own { from: number, there } if from == self.me.party => {
+                self.own_asked(peer, number, there)
+            }
             // Entries prove themselves: who follows a log takes them from anybody it speaks with.
             Request::Entries { of, entries } if of == from || self.follows(of) => {
                 self.take_entries(of, Self::verify_entries(&entries))?;
@@ -430,13 +496,18 @@ impl Engine {
                 if let Some(state) = self.peers.get_mut(&peer) {
                     state.denied.remove(&grant);
                 }
-                self.take_head(grant, &head)?;
+                self.take_head(peer, grant, &head)?;
                 Ok(Response::Done)
             }
             Request::Ask { request } => Ok(done_if(self.take_ask(from, &request)?)),
             Request::Answer { request, answer } => Ok(done_if(self.take_verdict(from, request, answer)?)),
             Request::Receipts { receipts } => self.take_receipts(&receipts),
-            Request::Entries { .. } | Request::Log { .. } => Ok(Response::Denied),
+            // A contact that knows that this device has ended.
+            Request::Entries { of, entries } if of == self.me.party => {
+                self.farewell_heard(peer, &entries)?;
+                Ok(Response::Denied)
+            }
+            Request::Entries { .. } | Request::Log { .. } | Request::Own { .. } => Ok(Response::Denied),
         }
     }
 
@@ -517,17 +588,32 @@ impl Engine {
             self.notice(format!("the clock of {name} says {theirs}, and this machine's {ours}: one of them is wrong, and nothing is shared"));
         }
         let of = status.of;
-        if of == self.me.party || (of != party && !self.follows(of)) {
+        if of != party && (of == self.me.party || !self.follows(of)) {
             return Ok(());
         }
         if self.has_steward(party, &peer) {
             self.ask_steward_anew(peer);
+        }
+        if of == self.me.party {
+            return self.hear_sibling(peer, status);
         }
         if !self.take_status(of, status)? && self.follows(of) {
             match of == party {
                 true => self.ask_log(peer),
                 false => self.ask_log_of(peer, of),
             }
+        }
+        Ok(())
+    }
+
+    /// What another device of the own party says of the own log.
+    fn hear_sibling(&mut self, peer: DeviceId, status: Verified<Status>) -> Result<(), Failure> {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.own_status = Some(status.clone());
+        }
+        let whole = self.take_status(self.me.party, status)?;
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.ask_own_log |= !whole;
         }
         Ok(())
     }
@@ -608,6 +694,7 @@ impl Engine {
             Duty::Steward(errand) => self.errand_failed(peer, errand),
             Duty::Status => state.status_due = true,
             Duty::News(grant) => drop(state.told.remove(&grant)),
+            Duty::Own => state.own_told = None,
             Duty::Release(grant) => {
                 if let Some(got) = self.got.get_mut(&grant) {
                     got.wanted = true;
@@ -663,11 +750,13 @@ impl Engine {
                 }
             }
             (Duty::Offer(id), Response::Done) => self.offer_delivered(id),
-            (Duty::Accept(id), Response::Done) => self.accept_delivered(id),
+            (Duty::Accept(id), Response::Done) => self.accept_delivered(peer, id),
             (Duty::Ask(id), Response::Done) => self.ask_delivered(id),
             (Duty::Answer(id), Response::Done) => self.answer_delivered(id),
+            (Duty::Own, Response::Own { items, next, there }) => self.take_own(peer, items, next, there),
+            (Duty::Farewell, _) => Ok(()),
             (Duty::Release(id), response) => self.take_session(peer, id, response),
-            (Duty::Segments(id), Response::Segments { segments }) => self.take_segments(id, &segments),
+            (Duty::Segments(id), Response::Segments { segments }) => self.take_segments(peer, id, &segments),
             (Duty::Segments(id), _) => {
                 self.session_denied(peer, id);
                 Ok(())
@@ -702,11 +791,11 @@ impl Engine {
     ) -> Result<(), Failure> {
         let introduced = introduce(card).filter(|introduced| introduced.card.by().device == peer);
         let greeted = match introduced {
-            Some(introduced) if self.is_admitted(introduced.log.party()) => {
+            Some(introduced) if self.is_met(introduced.log.party()) => {
                 let party = introduced.log.party();
                 self.meet(introduced)? && {
                     self.greeted(peer, party, status)?;
-                    self.greeted_device(party) == Some(peer)
+                    self.peers.get(&peer).is_some_and(|state| state.greeted)
                 }
             }
             _ => false,
@@ -778,6 +867,9 @@ impl Engine {
             return Ok(vec![]);
         };
         let (true, Some(party)) = (state.greeted, state.party) else {
+            if state.farewell.is_some() {
+                return Ok(vec![Duty::Farewell]);
+            }
             if state.stranger && state.ask_own_log {
                 return Ok(vec![Duty::OwnLog]);
             }
@@ -797,8 +889,12 @@ impl Engine {
         if state.hello_due {
             duties.push(Duty::Hello);
         }
-        if state.status_due {
+        if state.status_due && self.may_vouch() {
             duties.push(Duty::Status);
+        }
+        if party == self.me.party {
+            duties.extend(self.own_duties(peer)?);
+            return Ok(duties);
         }
         if state.ask_log {
             duties.push(Duty::Log);
@@ -861,8 +957,18 @@ impl Engine {
             Duty::Accept(grant) => self.accept_request(grant),
             Duty::Release(grant) => self.release_request(peer, grant)?,
             Duty::Segments(grant) => {
-                self.got.get(&grant).map(|got| Request::Segments { grant, from: got.row.segments })
+                let from =
+                    self.got.get(&grant).map(|got| got.row.chain(self.chain_read(peer, &grant)).segments);
+                from.map(|from| Request::Segments { grant, from })
             }
+            Duty::Own => self.own_request(peer)?,
+            Duty::OwnFetch => {
+                if self.start_own_fetch(peer) {
+                    self.mark(peer, duty);
+                }
+                None
+            }
+            Duty::Farewell => self.farewell_request(peer),
             Duty::Fetch(grant) => {
                 if self.start_fetch(peer, grant) {
                     self.mark(peer, duty);
@@ -946,6 +1052,7 @@ impl Engine {
         if !self.policy.live {
             return Ok(());
         }
+        self.renew_own();
         for party in self.contacts.keys().copied().collect::<Vec<_>>() {
             let due =
                 self.redial.get(&party).is_none_or(|redial| !redial.dialling && redial.next_ms <= self.now);
@@ -957,6 +1064,11 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// A party that duties flow with: a contact, or the own one by another device.
+    fn is_met(&self, party: PartyId) -> bool {
+        party == self.me.party || self.is_admitted(party)
     }
 
     /// A connection to one of the party's devices that is not greeted yet.

@@ -1,8 +1,10 @@
 //! People: contacts and their cards, logs of entries, statuses.
 
-use super::rows::{CONTACTS, ContactRow, ENTRIES, HEARD, META, TOP};
+use super::devices::Place;
+use super::rows::{CONTACTS, ContactRow, DEVICES, ENTRIES, FORGOTTEN, HEARD, META, TOP};
+use super::select::time_text;
 use super::{Effect, Engine, Held};
-use crate::failure::{Failure, Kind};
+use crate::failure::Failure;
 use karte_protocol::card::{self, Card, Introduced};
 use karte_protocol::consent::{Library, Status};
 use karte_protocol::decide;
@@ -11,10 +13,10 @@ use karte_protocol::id::{DeviceId, EntryId, PartyId};
 use karte_protocol::identity::{Head, PartyLog};
 use karte_protocol::limits::{CLOCK_SKEW_MS_MAX, LEASE_MS_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX};
 use karte_protocol::message::{Bytes, Hello};
-use karte_protocol::seal;
 use karte_protocol::signed::{Signed, SignedError, Verified};
 use karte_protocol::time::{MINUTE_MS, UnixMs};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Pending contacts that are kept. Strangers may knock; they may not fill the disk.
 const PENDING_MAX: usize = 100;
@@ -59,11 +61,13 @@ impl Engine {
         verified.sort_by_key(|(_, entry)| {
             (entry.by().party.is_some(), entry.by().r#gen, !entry.act.is_identity(), entry.seq)
         });
-        let mut logs: std::collections::BTreeMap<PartyId, PartyLog> = std::collections::BTreeMap::new();
-        for (party, entry) in verified {
-            match logs.get_mut(&party) {
-                Some(log) => drop(log.add(entry)),
-                None => drop(PartyLog::start(entry).map(|log| logs.insert(party, log))),
+        let mut logs: BTreeMap<PartyId, PartyLog> = BTreeMap::new();
+        loop {
+            let before = verified.len();
+            verified.retain(|(party, entry)| !taken(&mut logs, *party, entry));
+            // A device that another one named may itself have named a third: its naming waits for a further round.
+            if verified.is_empty() || verified.len() == before {
+                break;
             }
         }
         self.logs.extend(logs.into_iter().map(|(party, log)| (party, Held::of(log))));
@@ -125,8 +129,9 @@ impl Engine {
 
     /// What opens a connection.
     pub(super) fn hello(&mut self) -> Result<Hello, Failure> {
-        // Who may be behind its own log does not say where that log ends.
-        let status = match self.is_sound() {
+        // Who may be behind its own log does not say where that log ends: a copy, or a device that has been without
+        // its siblings for too long.
+        let status = match self.is_sound() && self.may_vouch() {
             true => self.own_status()?.bytes().to_vec(),
             false => vec![],
         };
@@ -153,6 +158,7 @@ impl Engine {
             None => self.alias_for(&introduced.card.name, party),
         };
         self.learn_party(&introduced)?;
+        self.keep_addresses(&introduced.card)?;
         self.keep_contact(party, introduced.card, alias, true)?;
         self.greet_known(party)?;
         Ok(vec![self.view_contact(party)])
@@ -193,11 +199,60 @@ impl Engine {
         alias: String,
         known: bool,
     ) -> Result<(), Failure> {
-        let since_ms = self.contacts.get(&party).map_or(self.now, |contact| contact.row.since_ms);
-        let row = ContactRow { alias, card: card.bytes().to_vec().into(), known, since_ms };
+        let held = self.contacts.get(&party).map(|contact| &contact.row);
+        let since_ms = held.map_or(self.now, |row| row.since_ms);
+        let decided = held.is_none_or(|row| row.alias != alias || row.known != known);
+        let changed_ms = if decided { self.now } else { held.map_or(0, |row| row.changed_ms) };
+        let row = ContactRow { alias, card: card.bytes().to_vec().into(), known, since_ms, changed_ms };
+        self.put_contact(party, row, card)?;
+        // A card that is fresher reaches the other own devices by the contact itself.
+        if decided && known {
+            self.delete(DEVICES, FORGOTTEN, party.as_bytes())?;
+            self.touch(Place::Contact { party })?;
+        }
+        Ok(())
+    }
+
+    fn put_contact(&mut self, party: PartyId, row: ContactRow, card: Verified<Card>) -> Result<(), Failure> {
         self.put(CONTACTS, TOP, party.as_bytes(), &row)?;
         self.contacts.insert(party, Contact { row, card });
         Ok(())
+    }
+
+    /// A contact as another own device decided it, at `at_ms`.
+    pub(super) fn keep_told_contact(
+        &mut self,
+        party: PartyId,
+        introduced: Introduced,
+        alias: &str,
+        at_ms: UnixMs,
+    ) -> Result<(), Failure> {
+        self.learn_party(&introduced)?;
+        self.keep_addresses(&introduced.card)?;
+        let alias = self.wished_alias(alias, party).unwrap_or_else(|_| self.alias_for(alias, party));
+        let held = self.contacts.remove(&party);
+        let card = match held.filter(|held| held.row.known && held.card.at_ms > introduced.card.at_ms) {
+            Some(fresher) => fresher.card,
+            None => introduced.card,
+        };
+        let bytes = card.bytes().to_vec().into();
+        let row = ContactRow { alias, card: bytes, known: true, since_ms: at_ms, changed_ms: at_ms };
+        self.put_contact(party, row, card)?;
+        self.delete(DEVICES, FORGOTTEN, party.as_bytes())?;
+        self.touch(Place::Contact { party })?;
+        self.greet_known(party)
+    }
+
+    /// A contact is removed, here or by another own device.
+    pub(super) fn forget_contact(&mut self, party: PartyId, at_ms: UnixMs) -> Result<(), Failure> {
+        self.contacts.remove(&party);
+        self.delete(CONTACTS, TOP, party.as_bytes())?;
+        self.forget_greeting(party);
+        if self.other_devices().is_empty() {
+            return Ok(());
+        }
+        self.put(DEVICES, FORGOTTEN, party.as_bytes(), &at_ms)?;
+        self.touch(Place::Contact { party })
     }
 
     pub(super) fn remove_contact(&mut self, text: &str) -> Result<Vec<Value>, Failure> {
@@ -218,9 +273,7 @@ impl Engine {
                 .next("`karte steward offer CONTACT --end` ends that first, and deletes what is kept."));
         }
         let view = self.view_contact(party);
-        self.contacts.remove(&party);
-        self.delete(CONTACTS, TOP, party.as_bytes())?;
-        self.forget_greeting(party);
+        self.forget_contact(party, self.now)?;
         Ok(vec![view])
     }
 
@@ -329,15 +382,17 @@ impl Engine {
     pub(super) fn meet(&mut self, introduced: Introduced) -> Result<bool, Failure> {
         let party = introduced.log.party();
         if party == self.me.party {
-            return Ok(false);
+            return self.meet_own(introduced);
         }
         if self.is_known(party) {
             self.learn_party(&introduced)?;
             let signer = introduced.card.by().device;
             if !self.logs.get(&party).is_some_and(|held| held.state.has_device(&signer)) {
                 // A device that was removed: its card leaves out the entry that removed it.
+                self.farewell(signer, party);
                 return Ok(false);
             }
+            self.keep_addresses(&introduced.card)?;
             self.refresh_card(party, introduced.card)?;
             return Ok(true);
         }
@@ -366,6 +421,7 @@ impl Engine {
         self.notice(format!("{alias} {hint}"));
         if known {
             self.learn_party(&introduced)?;
+            self.keep_addresses(&introduced.card)?;
         }
         self.keep_contact(party, introduced.card, alias, known)?;
         Ok(known)
@@ -431,6 +487,7 @@ impl Engine {
             self.forward(of, &news);
             self.honour_ends(of)?;
             self.settle_kept(of)?;
+            self.leave_ended_devices(of);
         }
         Ok(!news.is_empty())
     }
@@ -466,6 +523,7 @@ impl Engine {
     /// "These are all my heads, as of now." Made anew when a head changed or a quarter of the lease has gone.
     pub(super) fn own_status(&mut self) -> Result<Verified<Status>, Failure> {
         self.require_sound()?;
+        self.require_vouching()?;
         let state = &self.mine().state;
         if let Some(status) = self.latest.get(&self.me.party)
             && status.heads == state.heads
@@ -499,7 +557,15 @@ impl Engine {
         let heard = decide::passes(&status, &held.log, &held.state, self.now)
             && decide::is_device_signed(&status, &held.state)
             && newer(self.heard.get(&of));
-        let latest = decide::speaks_for(&status, &held.state) && newer(self.latest.get(&of));
+        // What an own device says counts as heard; what this one says itself is never taken from others.
+        let own = of == self.me.party;
+        let latest = !own && decide::speaks_for(&status, &held.state) && newer(self.latest.get(&of));
+        if own && (status.by().device == self.device() || !heard) {
+            return Ok(whole);
+        }
+        if own {
+            self.heard_own(status.by().device, status.issued_ms)?;
+        }
         if heard {
             self.keep_heard(of, &status)?;
             self.heard.insert(of, status.clone());
@@ -531,7 +597,7 @@ impl Engine {
     /// When a device of the party last said that nothing has changed.
     pub(super) fn heard_ms(&self, of: PartyId) -> Option<UnixMs> {
         if of == self.me.party {
-            return Some(self.now);
+            return self.own_heard_ms();
         }
         let held = self.logs.get(&of)?;
         let status = self.heard.get(&of)?;
@@ -541,38 +607,6 @@ impl Engine {
     }
 
     // --- library
-
-    /// Publishes the key of the own shelf when it is new: sealed to all live devices and to the recovery identity.
-    pub(super) fn publish_library(&mut self) -> Result<(), Failure> {
-        if !self.is_sound() {
-            return Ok(());
-        }
-        let published = self.published_library()?;
-        let newest = self.keys.library.last().map(|key| key.recipient());
-        if published.as_ref().is_some_and(|library| Some(&library.recipient) == newest.as_ref()) {
-            return Ok(());
-        }
-        self.reissue_library()
-    }
-
-    /// The same with a new number: sealed to whoever is to open it from now on.
-    pub(super) fn reissue_library(&mut self) -> Result<(), Failure> {
-        let published = self.published_library()?;
-        let Some(newest) = self.keys.library.last() else {
-            return Err(Failure::new(Kind::Damaged, "the keystore holds no library key"));
-        };
-        let mut to = self.mine().state.recipients();
-        to.extend(self.keys.recovery.seed().map(|seed| seed.sealing_key().recipient()));
-        to.extend(self.key_set()?.and_then(|set| set.words_to));
-        let lines: Vec<_> = self.keys.library.iter().map(|key| key.expose_age()).collect();
-        let text =
-            zeroize::Zeroizing::new(lines.iter().map(|line| line.as_str()).collect::<Vec<_>>().join("\n"));
-        let wraps = seal::seal_to(text.as_bytes(), &to)?;
-        let n = published.map_or(0, |library| library.n + 1);
-        let library = Library { n, recipient: newest.recipient(), wraps };
-        let signed = Verified::sign(library, self.by(), &self.keys.device)?;
-        self.put_bytes(META, TOP, b"library", signed.bytes().to_vec())
-    }
 
     /// The library statement that counts.
     pub(super) fn published_library(&self) -> Result<Option<Verified<Library>>, Failure> {
@@ -611,20 +645,43 @@ impl Engine {
             }),
             "recovery": self.recovery_summary(),
             "keeping": self.keeping_summary(),
+            "devices": self.mine().state.devices.len(),
+            "devices_forked": self.mine().state.forks.keys().map(DeviceId::to_hex).collect::<Vec<_>>(),
+            "vouches": self.is_sound() && self.may_vouch(),
+            "synced": self.own_heard_ms().filter(|_| !self.other_devices().is_empty()).map(time_text),
+            "to_fetch": self.records_to_fetch(),
         })])
     }
 
     pub(super) fn dial(&mut self, party: PartyId) -> bool {
+        if party == self.me.party {
+            return self.dial_own();
+        }
         let (Some(held), Some(contact)) = (self.logs.get(&party), self.contacts.get(&party)) else {
             return false;
         };
         let devices: Vec<DeviceId> = held.state.devices.keys().copied().collect();
-        let addresses = super::steward::own_addresses(&contact.card.addresses);
+        let mut addresses = super::steward::own_addresses(&contact.card.addresses);
+        let at = devices.iter().map(|device| (*device, self.addresses_of(device)));
+        let at: BTreeMap<_, _> = at.filter(|(_, addresses)| !addresses.is_empty()).collect();
+        for more in at.values().flatten() {
+            if !addresses.contains(more) {
+                addresses.push(more.clone());
+            }
+        }
         if addresses.is_empty() {
             return false;
         }
-        self.out.push(Effect::Dial { party, devices, addresses });
+        self.out.push(Effect::Dial { party, devices, addresses, at });
         true
+    }
+}
+
+/// Puts a kept entry into its log, or begins that; false if something it needs is not there yet.
+fn taken(logs: &mut BTreeMap<PartyId, PartyLog>, party: PartyId, entry: &Verified<Entry>) -> bool {
+    match logs.get_mut(&party) {
+        Some(log) => log.add(entry.clone()).is_ok(),
+        None => PartyLog::start(entry.clone()).map(|log| logs.insert(party, log)).is_ok(),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Reading under a received grant: opening, the receipts that the holder gets of it, and the end.
 
+use super::devices::Place;
 use super::library::Seen;
 use super::peers::Duty;
-use super::rows::{CAME_BY, GONE, GOT, GotState, LABELS, OUTBOX, RECEIPTS, RECEIVED, SEGMENTS, TOP};
+use super::rows::{CAME_BY, GONE, GOT, GotState, LABELS, OUTBOX, RECEIPTS, RECEIVED, TOP};
 use super::{Effect, Engine, Opening};
 use crate::command::Filter;
 use crate::failure::Failure;
@@ -162,7 +163,8 @@ impl Engine {
         batch.put(GOT, TOP, id.as_bytes(), encoding::encode(&got.row)?);
         self.owes_receipts.insert(holder);
         self.receipt_is_new(holder);
-        self.write(batch)
+        self.write(batch)?;
+        self.touch(Place::Receipt { grant: id, id: signed.id() })
     }
 
     /// Receipts that a holder has not confirmed, oldest first.
@@ -200,6 +202,8 @@ impl Engine {
                     Some((*id, "revoked by its holder"))
                 } else if generation < held.state.generation {
                     Some((*id, "ended by its holder's recovery"))
+                } else if held.state.is_void(&got.open.entry.by().device, got.open.entry.seq) {
+                    Some((*id, "void: its holder ended the device that gave it"))
                 } else {
                     None
                 }
@@ -236,7 +240,7 @@ impl Engine {
             .filter_map(|(record, _)| RecordId::from_slice(record))
             .collect();
         self.delete_all(RECEIVED, id.as_bytes())?;
-        self.delete_all(SEGMENTS, id.as_bytes())?;
+        self.delete_received_shelves(id)?;
         self.delete_all(LABELS, id.as_bytes())?;
         for record in &records {
             self.delete(CAME_BY, record.as_bytes(), id.as_bytes())?;
@@ -246,10 +250,12 @@ impl Engine {
         if let Some(got) = self.got.get_mut(&id) {
             got.row.state = GotState::Ended;
             got.row.ended = reason.to_owned();
+            got.row.chains.clear();
             got.missing.clear();
             got.wanted = false;
         }
         self.save_got(id)?;
+        self.touch(Place::Received { grant: id })?;
         for peer in self.peers.values_mut() {
             peer.outstanding.remove(&Duty::Fetch(id));
             peer.sessions.remove(&id);

@@ -41,6 +41,7 @@ impl Engine {
         let mut effects: Vec<Effect> =
             self.syncs.iter().map(|run| Effect::Answer(run.ticket, Err(full()))).collect();
         effects.extend(self.got.keys().map(|id| Effect::StopFetch(*id)));
+        effects.push(Effect::StopFetch(self.own_fetch()));
         effects.extend(self.streams.keys().map(|stream| Effect::Go(*stream, false)));
         let (addresses, redial) = (self.addresses, self.redial);
         let peers =

@@ -6,9 +6,10 @@
 use crate::store::Table;
 use karte_protocol::entry::RecoverTerms;
 use karte_protocol::grant::Opening;
-use karte_protocol::id::{Digest, GrantId, ObjectId, PartyId, RecordId, Salt};
+use karte_protocol::id::{DeviceId, Digest, GrantId, ObjectId, PartyId, RecordId, Salt};
 use karte_protocol::keys::Recipient;
 use karte_protocol::message::{Answer, Bytes};
+use karte_protocol::own::INVITE_SECRET_BYTES;
 use karte_protocol::recovery::Approval;
 use karte_protocol::seal::{FILE_KEY_BYTES, FileKey};
 use karte_protocol::shelf::Handed;
@@ -59,6 +60,14 @@ pub(super) const LOST: Table = Table(19);
 pub(super) const SOURCES: Table = Table(20);
 /// "" → record → the record that took its place.
 pub(super) const REPLACED: Table = Table(21);
+/// "" → blake3 of its secret → [`InviteRow`]. Invitations of new devices, until they run out.
+pub(super) const INVITES: Table = Table(22);
+/// "" → number (8 bytes, big-endian) → [`super::devices::Place`]. What other devices of this party are to be told.
+pub(super) const FEED: Table = Table(23);
+/// What is known of single devices: device → name → value ([`DEVICE_ADDRESSES`], …). Beside them [`PENDING`] →
+/// record → [`ReceivedRow`]: own records that another device has and this one lacks; and [`FORGOTTEN`] → party →
+/// when the contact was removed.
+pub(super) const DEVICES: Table = Table(24);
 /// "" → holder → [`KeepingRow`]. For whom this node is a steward.
 pub(super) const KEEPING: Table = Table(25);
 /// holder → grant → [`KeptRow`].
@@ -88,10 +97,33 @@ pub(super) const VERSION_ROW: &[u8] = b"version of rows";
 /// refuse it as damage. A folder without the row is of version 1.
 pub(super) const VERSION: u32 = 2;
 
+/// In [`DEVICES`]: [`AddressRow`], by the device's own Hello.
+pub(super) const DEVICE_ADDRESSES: &[u8] = b"addresses";
+/// In [`DEVICES`]: how far this device has taken what that one tells: a number.
+pub(super) const DEVICE_CURSOR: &[u8] = b"cursor";
+/// In [`DEVICES`]: how far that device's chain of the own shelf is held: segments, and the last one.
+pub(super) const DEVICE_SHELF: &[u8] = b"shelf";
+/// In [`DEVICES`]: when a device of the own party was last heard.
+pub(super) const DEVICE_HEARD: &[u8] = b"heard";
+/// A parent in [`DEVICES`]; no device has so short a name.
+pub(super) const PENDING: &[u8] = b"pending";
+/// A parent in [`DEVICES`].
+pub(super) const FORGOTTEN: &[u8] = b"forgotten";
+
 /// The parent of rows that have none.
 pub(super) const TOP: &[u8] = b"";
-/// The parent of the own shelf's segments.
+/// The parent of the own shelf's segments: of this device's chain; of another's, its id follows.
 pub(super) const OWN_SHELF: &[u8] = b"own";
+
+/// Where another device's chain of the own shelf is kept.
+pub(super) fn own_shelf_of(device: &DeviceId) -> Vec<u8> {
+    [OWN_SHELF, device.as_bytes()].concat()
+}
+
+/// Where one holder device's chain of a received shelf is kept.
+pub(super) fn shelf_of(grant: &GrantId, device: &DeviceId) -> Vec<u8> {
+    [grant.as_bytes(), device.as_bytes().as_slice()].concat()
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,6 +134,44 @@ pub(super) struct ContactRow {
     /// `known` by the own user's word, or `pending`: it knocked.
     pub known: bool,
     pub since_ms: UnixMs,
+    /// When its own user last decided about it: of two devices' decisions the later counts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub changed_ms: UnixMs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AddressRow {
+    pub addresses: Vec<String>,
+    /// When the card said so, by that device's clock.
+    pub at_ms: UnixMs,
+}
+
+/// Its secret is sealed with the store like every row.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InviteRow {
+    pub secret: serde_bytes::ByteArray<INVITE_SECRET_BYTES>,
+    pub until_ms: UnixMs,
+    /// The one device it let in. Kept until it runs out, so that an answer that was lost is given again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_by: Option<DeviceId>,
+}
+
+/// How far one holder device's chain of a received shelf is here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChainRow {
+    pub device: DeviceId,
+    pub segments: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<ObjectId>,
+    /// When its newest ShelfHead was issued; an older one is a rollback.
+    pub head_ms: UnixMs,
+}
+
+fn is_zero(ms: &UnixMs) -> bool {
+    *ms == 0
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,11 +214,15 @@ pub(super) struct GotRow {
     /// The holder has confirmed the acceptance.
     pub delivered: bool,
     pub adopt: bool,
+    /// Of the one chain there was before a holder could have several devices; moved into `chains` at the next start.
     pub segments: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<ObjectId>,
-    /// When the newest ShelfHead was issued; an older one is a rollback.
     pub head_ms: UnixMs,
+    /// By holder device.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chains: Vec<ChainRow>,
+    /// This device's own chain of receipts: how many, and the last.
     pub receipts: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt_last: Option<ObjectId>,
@@ -218,6 +292,45 @@ pub(super) struct RefusalRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<GrantId>,
     pub reason: String,
+}
+
+impl GotRow {
+    /// One that nobody has answered yet.
+    pub(super) fn offered(opening: Opening, holder: PartyId, at_ms: UnixMs) -> Self {
+        Self {
+            opening,
+            holder,
+            state: GotState::Offered,
+            accept: None,
+            delivered: false,
+            adopt: false,
+            segments: 0,
+            last: None,
+            head_ms: 0,
+            chains: vec![],
+            receipts: 0,
+            receipt_last: None,
+            ended: String::new(),
+            at_ms,
+        }
+    }
+
+    /// How far a holder device's chain is here.
+    pub(super) fn chain(&self, device: DeviceId) -> ChainRow {
+        let found = self.chains.iter().find(|chain| chain.device == device).cloned();
+        found.unwrap_or(ChainRow { device, segments: 0, last: None, head_ms: 0 })
+    }
+
+    pub(super) fn keep_chain(&mut self, chain: ChainRow) {
+        self.chains.retain(|held| held.device != chain.device);
+        self.chains.push(chain);
+    }
+
+    /// A new acceptance begins every shelf anew.
+    pub(super) fn forget_chains(&mut self) {
+        (self.segments, self.last, self.head_ms) = (0, None, 0);
+        self.chains.clear();
+    }
 }
 
 /// A recovery key for another party. Not the key: it is made of a library key of this party whenever it is needed, so

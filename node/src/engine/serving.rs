@@ -3,6 +3,7 @@
 //! For: SPEC rule 7 on every request and again while a stream runs. Not for: what lies on the shelves
 //! ([`super::giving`]).
 
+use super::devices::Place;
 use super::rows::{LABELS, RELEASES, SEGMENTS, SHELVED, TOP};
 use super::{Effect, Engine, Serving, StreamId, decode_row};
 use crate::failure::Failure;
@@ -64,10 +65,11 @@ impl Engine {
         let Some((holder, head)) = self.head_to_serve(id)? else {
             return Ok(Response::Denied);
         };
-        if holder != self.me.party {
-            self.owe(holder, release.id(), id)?;
-        }
         self.put_bytes(RELEASES, id.as_bytes(), release.id().as_bytes(), release.bytes().to_vec())?;
+        match holder == self.me.party {
+            true => self.touch(Place::Release { grant: id, id: release.id() })?,
+            false => self.owe(holder, release.id(), id)?,
+        }
         if let Some(state) = self.peers.get_mut(&peer) {
             state.told.insert(id, head.chains.iter().map(|chain| chain.segments).sum());
             state.serving.insert(id, release);
@@ -235,7 +237,7 @@ impl Engine {
             self.out.push(Effect::Finish(stream, Frame::Denied));
             return Ok(());
         };
-        if fetch.back || fetch.keep {
+        if fetch.back || fetch.keep || fetch.grant == self.own_fetch() {
             return self.asked_without_session(peer, stream, &fetch);
         }
         if let Err(denial) = self.session_stands(peer, fetch.grant) {
@@ -252,7 +254,8 @@ impl Engine {
         Ok(())
     }
 
-    /// The holder asks its reader for what it has lost; the steward its holder for what it keeps, or the other way round.
+    /// The holder asks its reader for what it has lost; the steward its holder for what it keeps, or the other way
+    /// round; a device another of its party for what that one has.
     fn asked_without_session(
         &mut self,
         peer: DeviceId,
@@ -260,6 +263,7 @@ impl Engine {
         fetch: &Fetch,
     ) -> Result<(), Failure> {
         let items = match (fetch.back, fetch.keep) {
+            (false, false) => self.giving_own(peer, fetch)?,
             (true, false) => self.giving_back(peer, fetch)?,
             (false, true) if self.may_hand_over(peer, fetch.grant) => self.handed_over(peer, fetch)?,
             (false, true) => self.taken_back(peer, fetch)?,
@@ -294,6 +298,7 @@ impl Engine {
     /// Decided again after each batch of a stream, about one MiB. (Not yet also every second, as rule 7 asks.)
     pub(super) fn may_serve(&mut self, stream: StreamId) -> Result<(), Failure> {
         let go = match self.streams.get(&stream).copied() {
+            Some((peer, grant)) if grant == self.own_fetch() => self.may_give_own(peer),
             Some((peer, grant)) if self.got.contains_key(&grant) => self.may_give_back(peer, grant),
             Some((peer, entry))
                 if self.may_hand_over(peer, entry) || self.holder_asking(peer, entry).is_some() =>

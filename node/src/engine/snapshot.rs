@@ -52,7 +52,10 @@ const OF_THIS_DEVICE: [&[u8]; 3] = [b"addresses", b"standing", super::recover::P
 fn is_kept(table: Table, parent: &[u8], item: &[u8]) -> bool {
     match table {
         LABELS => parent == TOP,
-        SEGMENTS => parent == OWN_SHELF,
+        // Every own device's chain; the shelf of a grant has a longer or shorter name.
+        SEGMENTS => {
+            parent == OWN_SHELF || (parent.len() == OWN_SHELF.len() + 32 && parent.starts_with(OWN_SHELF))
+        }
         META => !OF_THIS_DEVICE.contains(&item),
         _ => true,
     }

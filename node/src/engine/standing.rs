@@ -98,6 +98,8 @@ impl Engine {
             | Command::RecoverySetup(_)
             | Command::StewardAdd { .. }
             | Command::StewardRemove { .. }
+            | Command::DeviceInvite { .. }
+            | Command::DeviceRemove { .. }
             | Command::RecordAdopt { .. } => true,
             _ => false,
         }
@@ -183,33 +185,45 @@ impl Engine {
         };
         let before = self.generation_of(me);
         let device = self.device();
-        let (mut taken, mut own) = (0, 0);
+        let (mut taken, mut own) = (Vec::new(), 0);
         for entry in entries {
             let unknown = !self.mine().log.holds(&EntryId::from(entry.id()));
             let by_us = entry.by().device == device;
-            if unknown && self.take_entry(me, entry)? {
-                taken += 1;
+            if unknown && self.take_entry(me, entry.clone())? {
+                taken.push(entry);
                 own += u64::from(by_us);
             }
         }
-        if taken > 0 {
+        if !taken.is_empty() {
             self.refresh(me);
             self.tell_of_recovery(me, before)?;
             self.latest.remove(&me);
             self.owe_everybody_a_status();
-            let name = self.name_of(from);
-            self.notice(format!(
-                "{} newer than this copy came back from {name}",
-                counted(taken, "entry", "entries")
-            ));
+            if from != me {
+                let name = self.name_of(from);
+                let many = counted(taken.len() as u64, "entry", "entries");
+                self.notice(format!("{many} newer than this copy came back from {name}"));
+            }
+            // Who follows the log hears of them from here as well: one device may be where another is not.
+            taken.iter().for_each(|entry| self.push_entry(entry));
         }
         if own > 0 {
             self.roll_back(from, own)?;
-        } else if !more && matches!(self.halt, Some(Halt::Copied { .. })) && self.settles(from) {
+        }
+        if !taken.is_empty() {
+            self.own_log_changed()?;
+        }
+        if own > 0 {
+            return Ok(true);
+        }
+        if !more && from == me {
+            self.synced(peer)?;
+        }
+        if !more && matches!(self.halt, Some(Halt::Copied { .. })) && self.settles(from) {
             self.lift()?;
             self.notice("no contact went on from another copy of this folder: it signs again");
         }
-        Ok(taken > 0)
+        Ok(!taken.is_empty())
     }
 
     fn roll_back(&mut self, from: PartyId, entries: u64) -> Result<(), Failure> {
@@ -227,7 +241,7 @@ impl Engine {
     fn settles(&self, from: PartyId) -> bool {
         let has_readers =
             self.contacts.iter().any(|(party, contact)| contact.row.known && self.was_ever_reader(*party));
-        self.was_ever_reader(from) || !has_readers
+        from == self.me.party || self.was_ever_reader(from) || !has_readers
     }
 }
 

@@ -40,12 +40,9 @@ impl Engine {
 
     fn plan_sync(&self, contact: Option<&str>) -> Result<Vec<PartyId>, Failure> {
         let Some(text) = contact else {
-            let known: Vec<PartyId> = self
-                .contacts
-                .iter()
-                .filter(|(_, contact)| contact.row.known)
-                .map(|(party, _)| *party)
-                .collect();
+            let own = Some(self.me.party).filter(|_| !self.other_devices().is_empty());
+            let contacts = self.contacts.iter().filter(|(_, contact)| contact.row.known);
+            let known: Vec<PartyId> = own.into_iter().chain(contacts.map(|(party, _)| *party)).collect();
             if known.is_empty() {
                 return Err(Failure::usage("there is no contact to sync with")
                     .next("`karte contact add CARD` adds one."));
@@ -63,11 +60,16 @@ impl Engine {
         let stranger = self.logs.get(&party).into_iter().flat_map(|held| held.state.devices.keys());
         let stranger: Vec<DeviceId> =
             stranger.copied().filter(|device| self.peers.contains_key(device)).collect();
-        if let Some(device) = self.greeted_device(party) {
-            if let Some(state) = self.peers.get_mut(&device) {
+        let greeted = self.greeted_devices(party);
+        for device in &greeted {
+            if let Some(state) = self.peers.get_mut(device) {
                 state.ask_anew(staff);
             }
-        } else if let Some(device) = stranger.first() {
+        }
+        if !greeted.is_empty() {
+            return;
+        }
+        if let Some(device) = stranger.first() {
             // Connected, and not taken as a contact so far: ask again.
             if let Some(state) = self.peers.get_mut(device) {
                 state.greet_again();
@@ -97,9 +99,13 @@ impl Engine {
             .flat_map(|run| run.parties.iter().filter(|(_, end)| end.is_none()).map(|(party, _)| *party))
             .collect();
         for party in waiting {
-            let device = self.greeted_device(party).or_else(|| self.standin_for(party));
-            let idle = device.and_then(|device| self.peers.get(&device));
-            if idle.is_some_and(|state| state.outstanding.is_empty()) {
+            let mut greeted = self.greeted_devices(party);
+            if greeted.is_empty() {
+                greeted.extend(self.standin_for(party));
+            }
+            let idle =
+                |device: &DeviceId| self.peers.get(device).is_some_and(|state| state.outstanding.is_empty());
+            if !greeted.is_empty() && greeted.iter().all(idle) {
                 self.end_sync_of(party, Ok(()));
             }
         }
@@ -116,8 +122,11 @@ impl Engine {
     /// One object for each grant read from, then the sum. A failure only if nothing at all worked.
     fn sync_answer(&self, run: &SyncRun) -> Result<Vec<Value>, Failure> {
         let mut views = Vec::new();
-        let mut failures: Vec<Failure> =
-            run.parties.values().flatten().filter_map(|end| end.clone().err()).collect();
+        // That another own device is off is no failure of a sync that met somebody.
+        let own_alone = run.parties.len() == 1;
+        let counts = |party: &PartyId| own_alone || *party != self.me.party;
+        let ends = run.parties.iter().filter(|(party, _)| counts(party)).filter_map(|(_, end)| end.as_ref());
+        let mut failures: Vec<Failure> = ends.filter_map(|end| end.clone().err()).collect();
         for (id, got) in &self.got {
             let took_part = matches!(run.parties.get(&got.row.holder), Some(Some(Ok(()))));
             let relevant = got.is_live() || got.run.denied || got.run.broken.is_some();

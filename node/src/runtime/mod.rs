@@ -13,6 +13,7 @@ mod care;
 mod chart;
 mod export;
 mod fetch;
+mod join;
 mod opened;
 mod payload;
 mod serve;
@@ -28,7 +29,7 @@ use crate::network::{Multiaddr, NetEvent, Network, Reply};
 use crate::store::{Blobs, StoreError};
 use karte_protocol::id::{DeviceId, GrantId, PartyId};
 use karte_protocol::signed::By;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -48,8 +49,12 @@ const WANT_LIST_BYTES_MAX: u32 = 128 * 1024;
 /// How long after its request a Denied goes out, at the earliest. 5 ms: longer than anything that is looked up for it, so
 /// that its time tells no more of the reason than its bytes.
 const DENIED_AFTER: Duration = Duration::from_millis(5);
+/// Addresses tried for one device. 8: as many as a card holds.
+const PLACES_MAX: usize = 8;
 /// How often the engine is told that time passed.
 const TICK: Duration = Duration::from_secs(1);
+
+pub(crate) use join::ask_to_join;
 
 /// What a command puts out.
 #[derive(Debug)]
@@ -421,7 +426,9 @@ impl Node {
             Effect::Progress { ticket, done, total } => {
                 self.tell(ticket, Told::Progress { done, total });
             }
-            Effect::Dial { party, devices, addresses } => self.spawn_dial(party, devices, addresses),
+            Effect::Dial { party, devices, addresses, at } => {
+                self.spawn_dial(party, devices, addresses, at);
+            }
             Effect::Request(peer, duty, body) => {
                 let node = self.clone();
                 drop(tokio::spawn(async move {
@@ -522,21 +529,32 @@ impl Node {
         }
     }
 
-    fn spawn_dial(&self, party: PartyId, devices: Vec<DeviceId>, addresses: Vec<String>) {
+    fn spawn_dial(
+        &self,
+        party: PartyId,
+        devices: Vec<DeviceId>,
+        addresses: Vec<String>,
+        at: BTreeMap<DeviceId, Vec<String>>,
+    ) {
         let node = self.clone();
         drop(tokio::spawn(async move {
-            if let Err(reason) = node.dial(devices, addresses).await {
+            if let Err(reason) = node.dial(devices, addresses, at).await {
                 node.send(Input::DialFailed(party, reason)).await;
             }
         }));
     }
 
-    async fn dial(&self, devices: Vec<DeviceId>, addresses: Vec<String>) -> Result<(), String> {
+    async fn dial(
+        &self,
+        devices: Vec<DeviceId>,
+        addresses: Vec<String>,
+        at: BTreeMap<DeviceId, Vec<String>>,
+    ) -> Result<(), String> {
         let network = self.shared.network.as_ref().ok_or("this command runs without a network")?;
-        let addresses: Vec<Multiaddr> = addresses.iter().filter_map(|text| text.parse().ok()).collect();
         let mut reason = "it has no device".to_owned();
         for device in devices {
-            match network.connect(*device.as_bytes(), addresses.clone()).await {
+            let addresses = places_of(&device, &addresses, &at);
+            match network.connect(*device.as_bytes(), addresses).await {
                 Ok(()) => return Ok(()),
                 Err(error) => reason = error.to_string(),
             }
@@ -680,6 +698,20 @@ impl Shared {
     fn signs(&self) -> (By, Arc<Vec<Vec<u8>>>) {
         self.signs.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Where to look for a device: where it said itself, then where nobody else of its party said to be.
+fn places_of(
+    device: &DeviceId,
+    addresses: &[String],
+    at: &BTreeMap<DeviceId, Vec<String>>,
+) -> Vec<Multiaddr> {
+    let own = at.get(device).map(Vec::as_slice).unwrap_or_default();
+    let of_others = |address: &&String| {
+        at.iter().any(|(other, theirs)| other != device && theirs.contains(address)) || own.contains(address)
+    };
+    let more = addresses.iter().filter(|address| !of_others(address));
+    own.iter().chain(more).filter_map(|text| text.parse().ok()).take(PLACES_MAX).collect()
 }
 
 /// A poisoned lock means that another task panicked while it held it; its map is still whole.

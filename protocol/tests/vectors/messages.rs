@@ -1,16 +1,19 @@
 //! Messages and frames.
 
-use crate::cast::{Cast, object, record};
+use crate::cast::{Cast, device, object, record};
 use crate::cbor::Cbor;
 use crate::people::{NOW_MS, digest_of, id_of};
 use crate::vector::Vector;
 use crate::{Vectors, put};
 use karte_protocol::encoding::EncodingError;
+use karte_protocol::entry::Device;
 use karte_protocol::id::digest;
+use karte_protocol::keys::SealingKey;
 use karte_protocol::message::{
     Answer, Fetch, Frame, Hello, Keep, Keeping, KeptGrant, KeptRecord, KeptSegment, Request, Response,
     SegmentAndKeys, Want,
 };
+use karte_protocol::own::{OwnItem, ReceivedState, join_proof};
 use serde_bytes::ByteBuf;
 
 /// One vector of every message.
@@ -63,6 +66,8 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
         ("keep_shelf", Request::Keep(keep_shelf)),
         ("keep_own", Request::Keep(keep_own)),
         ("served", served),
+        ("join", join_request()),
+        ("own", Request::Own { from: 7, there: 3 }),
     ];
     for (name, request) in requests {
         let bytes = request.to_bytes().expect("encodes");
@@ -99,6 +104,8 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
             Response::Session { status: bytes("a signed Status"), head: bytes("a signed ShelfHead") },
         ),
         ("segments", Response::Segments { segments }),
+        ("joined", joined()),
+        ("own", Response::Own { items: own_items(cast), next: 9, there: 12 }),
         ("keeping", Response::Keeping(keeping)),
         ("full", Response::Full { quota_bytes: 10 << 30, used_bytes: 9 << 30 }),
         ("denied", Response::Denied),
@@ -162,4 +169,54 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
     let large = Request::Status { status: ByteBuf::from(vec![0; 1024 * 1024]) };
     let error = large.to_bytes().expect_err("a megabyte and a little");
     assert!(matches!(error, EncodingError::TooLarge { .. }), "one does not write what others refuse");
+}
+
+/// A device that asks to join under the secret `07…07`.
+fn join_request() -> Request {
+    let keys = SealingKey::from_seed(&[4; 32]);
+    let device = Device { device: device(3), recipients: vec![keys.recipient()] };
+    let proof = join_proof(&[7; 32], &device).expect("encodes").into();
+    Request::Join { device, proof }
+}
+
+fn joined() -> Response {
+    let entries =
+        vec![ByteBuf::from(b"a signed Genesis".as_slice()), ByteBuf::from(b"a signed AddDevice".as_slice())];
+    let recovery = vec![SealingKey::from_seed(&[5; 32]).recipient()];
+    Response::Joined { entries, library: ByteBuf::from(b"a signed Library".as_slice()), recovery }
+}
+
+/// One of each.
+fn own_items(cast: &Cast) -> Vec<OwnItem> {
+    let bytes = |word: &str| ByteBuf::from(word.as_bytes());
+    let opening = cast.opening();
+    vec![
+        OwnItem::Library { library: bytes("a signed Library"), recovery: vec![] },
+        OwnItem::Contact {
+            party: cast.aiko,
+            card: Some(bytes("a signed Card")),
+            alias: "sakura".into(),
+            at_ms: NOW_MS,
+        },
+        OwnItem::Contact { party: cast.aiko, card: None, alias: String::new(), at_ms: NOW_MS },
+        OwnItem::Given {
+            opening: opening.clone(),
+            exclude: vec!["HIV".into()],
+            accept: Some(bytes("a signed Accept")),
+            delivered: true,
+            at_ms: NOW_MS,
+        },
+        OwnItem::Received {
+            opening,
+            state: ReceivedState::Accepted,
+            accept: Some(bytes("a signed Accept")),
+            key: Some(bytes("an age file")),
+            adopt: false,
+            ended: String::new(),
+            at_ms: NOW_MS,
+        },
+        OwnItem::Segment { segment: bytes("a signed Segment"), keys: bytes("an age file") },
+        OwnItem::Release { release: bytes("a signed Release") },
+        OwnItem::Receipt { receipt: bytes("a signed Receipt") },
+    ]
 }

@@ -156,7 +156,7 @@ impl Engine {
         if !self.mine().log.holds(&EntryId::from(open.entry.id())) {
             return Ok(false);
         }
-        self.take_given(GivenRow {
+        self.take_given_back(GivenRow {
             opening,
             exclude: vec![],
             delivered: true,

@@ -123,7 +123,7 @@ pub fn wait_for_acceptance(store: &mut dyn Store) -> Result<(), Failure> {
         }
         row.state = GotState::Offered;
         row.delivered = false;
-        (row.segments, row.last, row.head_ms) = (0, None, 0);
+        row.forget_chains();
         (row.receipts, row.receipt_last) = (0, None);
         let mut batch = Batch::default();
         batch.put(GOT, TOP, &grant, encoding::encode(&row)?);

@@ -11,7 +11,7 @@ use karte_protocol::card::Card;
 use karte_protocol::id::{DeviceId, PartyId};
 use karte_protocol::message::{Bytes, Hello, Request};
 use karte_protocol::signed::Verified;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Addresses of stewards in a card. 3 of its 8: the holder's own come first.
 const STEWARD_ADDRESSES_MAX: usize = 3;
@@ -146,7 +146,12 @@ impl Engine {
             called = true;
             if self.steward.called.entry(steward).or_default().insert(holder) {
                 let devices = devices.into_iter().collect();
-                self.out.push(Effect::Dial { party: steward, devices, addresses: theirs });
+                self.out.push(Effect::Dial {
+                    party: steward,
+                    devices,
+                    addresses: theirs,
+                    at: BTreeMap::new(),
+                });
             }
         }
         called
