@@ -14,4 +14,5 @@ pub mod faults;
 pub mod fuzz;
 pub mod growth;
 pub mod shared;
+pub mod simulate;
 pub mod world;

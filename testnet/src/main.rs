@@ -2,10 +2,10 @@
 
 use clap::{Parser, Subcommand};
 use karte_testnet::faults::{self, Kind, judge, worker};
-use karte_testnet::{bench, fuzz, growth};
+use karte_testnet::{bench, fuzz, growth, simulate};
 use std::process::ExitCode;
 
-/// Try the store under faults, growth and load, and the parsers with changed files
+/// Try consent under attack, the store under faults, growth and load, and the parsers with changed files
 #[derive(Parser)]
 #[command(name = "testnet", disable_help_subcommand = true)]
 struct Cli {
@@ -23,6 +23,8 @@ enum Command {
     StoreBench(bench::StoreBench),
     /// Feed changed seeds to every parser, and count what panics
     Fuzz(fuzz::Fuzz),
+    /// Run worlds of engines under faults and attacks, and judge every step
+    Simulate(simulate::command::Simulate),
     /// Carry out a plan; started by `faults`
     #[command(hide = true)]
     FaultsWorker(worker::Work),
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
         Command::Growth(args) => growth::run(&args),
         Command::StoreBench(args) => bench::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Simulate(args) => simulate::command::simulate(&args),
         Command::FaultsWorker(work) => return worker::work(&work),
         Command::FaultsJudge => return judge::serve(),
     };

@@ -562,7 +562,7 @@ impl Engine {
         let got = self.got.get(&id).ok_or("its grant is unknown")?;
         let in_scope = opened.label.subject == got.open.opened.subject
             && got.open.scope.as_ref().is_some_and(|scope| scope.covers(&handed.record, &opened.label));
-        if !in_scope {
+        if !in_scope && !wrong!(QuarantineIgnored) {
             return Err("it is outside the scope of its grant".into());
         }
         if seal::payload_bytes(opened.label.bytes) != handed.bytes {
