@@ -268,6 +268,11 @@ impl World {
         if let Some(of) = heard.status_of {
             self.staleness_is_bounded(at, of);
         }
+        if heard.label == "tick" {
+            for patient in super::plan::PATIENTS {
+                self.staleness_is_bounded(at, self.nodes[patient].party);
+            }
+        }
     }
 
     fn replies(&mut self, at: usize, peer: DeviceId, request: &Request, body: &[u8]) {
@@ -294,8 +299,18 @@ impl World {
             (Request::Log { of, .. }, Response::Entries { entries, .. }) if *of == self.nodes[at].party => {
                 self.log_is_for_readers(at, peer, entries.len());
             }
+            (Request::Accept { accept }, Response::Done) => self.accept_is_the_readers(at, peer, accept),
             (Request::Entries { of, entries }, Response::Done) => self.taken_is_there(at, *of, entries),
             _ => {}
+        }
+    }
+
+    /// **Authority**: only the reader of a grant accepts it.
+    fn accept_is_the_readers(&mut self, at: usize, peer: DeviceId, bytes: &[u8]) {
+        let Ok(accept) = Signed::<Accept>::from_bytes(bytes.to_vec()).verify() else { return };
+        let (reader, asker) = (self.meant(accept.grant).map(|meant| meant.reader), self.party_of(peer));
+        if reader.is_none() || reader != asker || !reader.is_some_and(|reader| accept.is_by(reader)) {
+            self.breaks("authority", format!("{} takes a stranger's Accept", NAMES[at]));
         }
     }
 
@@ -542,7 +557,12 @@ impl World {
         if !follows || !sound || self.nodes[clinic].view.is_rolled_back {
             return;
         }
-        let ids = |at: usize| -> BTreeSet<EntryId> { self.held(at, party).into_iter().flat_map(|held| held.keys().copied()).collect() };
+        // Of a generation that has ended nothing counts, and nobody asks for what is missing of it.
+        let generation = self.verdict(patient, party).map_or(0, |verdict| verdict.generation);
+        let ids = |at: usize| -> BTreeSet<EntryId> {
+            let held = self.held(at, party).into_iter().flatten();
+            held.filter(|(_, fact)| fact.by().r#gen >= generation).map(|(id, _)| *id).collect()
+        };
         let (home, there) = (ids(patient), ids(clinic));
         if home != there {
             let (lacks, more) = (home.difference(&there).count(), there.difference(&home).count());

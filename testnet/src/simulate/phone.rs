@@ -181,7 +181,11 @@ impl World {
             Theft::BringsStewardsWord => {
                 let keys = self.nodes[STEWARD].keys.clone();
                 let by = By { party: Some(self.nodes[STEWARD].party), r#gen: 0, device: keys.device.device() };
-                status = self.word_of(by, &keys.device, patient, at, 0)?;
+                let word = self.word_of(by, &keys.device, patient, at, 0)?;
+                // The thief shows who the steward is, and then what it said.
+                let home = self.nodes[patient].engine.as_ref()?.identity();
+                let steward = Request::Status { status: word.into() };
+                return Some((status, vec![entries(party, &home), steward]));
             }
             Theft::RecoversWithoutKeys => {
                 let seed = RecoverySeed::from_seed(blake3::hash(&nth.to_be_bytes()).as_bytes());

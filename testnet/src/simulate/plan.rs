@@ -341,7 +341,8 @@ impl Maker {
             self.at(later - 2 * SECOND_MS, Deed::Syncs { who: clinic, with: patient });
             let nth = self.dice.number();
             self.at(later, Deed::Phone { patient, at: clinic, theft, nth });
-            if self.dice.chance(35) {
+            // A word nine minutes ahead is newer than the owner's next one, which ends the device that said it.
+            if theft == (Theft::Says { ahead_min: 9 }) || self.dice.chance(35) {
                 let keeps = self.dice.chance(50);
                 self.at(later + MINUTE_MS, Deed::RemovesPhone { patient, keeps });
                 self.at(later + 2 * MINUTE_MS, Deed::Syncs { who: clinic, with: patient });

@@ -358,11 +358,7 @@ impl World {
         self.steps += 1;
         let heard = self.hears(at, &input);
         self.story.mark(self.now, at, heard.label);
-        let wrong = if self.rogue == Some(at) && self.variant.is_none() {
-            Some(Variant::SendsOutsideScope)
-        } else {
-            self.variant
-        };
+        let wrong = if self.rogue == Some(at) { Some(Variant::SendsOutsideScope) } else { self.variant };
         variants::choose(wrong);
         let effects = engine.handle(input, clock);
         let writes = self.nodes[at].store.stats().pending_bytes > 0;
