@@ -21,6 +21,8 @@ use std::rc::Rc;
 
 /// party → entry id → COSE bytes, in every node's store.
 const ENTRIES: Table = Table(1);
+/// "" → grant → what its holder keeps of it.
+const GIVEN: Table = Table(3);
 /// grant → release id → COSE bytes, in a holder's store.
 const RELEASES: Table = Table(12);
 
@@ -550,18 +552,33 @@ impl World {
 
     fn agrees(&mut self, patient: usize, clinic: usize, party: PartyId) {
         let reader = self.nodes[clinic].party;
-        let follows = self.grants.iter().any(|meant| {
-            meant.holder == party && meant.reader == reader && !meant.is_thiefs && self.held(clinic, party).is_some_and(|held| held.contains_key(&EntryId::from(meant.id)))
-        });
+        // A party tells its log to those it knows as readers: a grant that only a lost folder knew of makes none.
+        let is_known = |meant: &&Meant| {
+            let row = self.nodes[patient].store.get(GIVEN, b"", meant.id.as_bytes());
+            meant.holder == party && meant.reader == reader && matches!(row, Ok(Some(_)))
+        };
+        let is_offered = |meant: &Meant| {
+            self.held(clinic, party).is_some_and(|held| held.contains_key(&EntryId::from(meant.id)))
+        };
+        let follows = self.grants.iter().filter(is_known).any(is_offered);
+        // Who holds the removal of the device that calls does not let it in.
+        let lets_in = self
+            .verdict(clinic, party)
+            .is_some_and(|verdict| verdict.devices.contains(&self.nodes[patient].device()));
         let sound = self.verdict(clinic, reader).is_some_and(|verdict| verdict.devices.contains(&self.nodes[clinic].device()));
-        if !follows || !sound || self.nodes[clinic].view.is_rolled_back {
+        if !follows || !lets_in || !sound || self.nodes[clinic].view.is_rolled_back {
             return;
         }
         // Of a generation that has ended nothing counts, and nobody asks for what is missing of it.
-        let generation = self.verdict(patient, party).map_or(0, |verdict| verdict.generation);
+        // Known to fail, and left out: a Status names one branch of a fork, so that who holds that one does not ask
+        // for the other, and engines sign no proof of a fork yet (rule 4).
+        let Some(home) = self.verdict(patient, party) else { return };
+        let counts = |fact: &super::model::Fact| {
+            fact.by().r#gen >= home.generation && !home.forked.contains(&fact.by().device)
+        };
         let ids = |at: usize| -> BTreeSet<EntryId> {
             let held = self.held(at, party).into_iter().flatten();
-            held.filter(|(_, fact)| fact.by().r#gen >= generation).map(|(id, _)| *id).collect()
+            held.filter(|(_, fact)| counts(fact)).map(|(id, _)| *id).collect()
         };
         let (home, there) = (ids(patient), ids(clinic));
         if home != there {

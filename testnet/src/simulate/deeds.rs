@@ -183,7 +183,6 @@ impl World {
             from_ms,
             until_ms: from_ms + expires_ms,
             offline_ms,
-            is_thiefs: false,
         });
         let what = format!(
             "{} gives {} grant {} for {} h, offline {} min",

@@ -254,7 +254,6 @@ impl World {
             from_ms: self.now,
             until_ms: self.now + 30 * DAY_MS,
             offline_ms: DAY_MS,
-            is_thiefs: true,
         });
         let to = [self.nodes[at].keys.sealing.recipient()];
         let sealed = seal::seal_to(&encoding::encode(&opening).ok()?, &to).ok()?;

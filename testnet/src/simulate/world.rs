@@ -118,8 +118,6 @@ pub struct Meant {
     pub until_ms: UnixMs,
     /// Its offline limit.
     pub offline_ms: i64,
-    /// Signed by a stolen device: the owner's node does not know to whom it is.
-    pub is_thiefs: bool,
 }
 
 /// A broken invariant.
