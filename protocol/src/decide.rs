@@ -193,8 +193,7 @@ pub fn is_device_signed(status: &Verified<Status>, state: &State) -> bool {
     if wrong!(StewardMovesLimit) && state.has_steward_device(&status.by().device) {
         return true;
     }
-    status.is_by(state.party)
-        && (state.has_device(&status.by().device) || wrong!(RemovedDeviceStatus))
+    status.is_by(state.party) && (state.has_device(&status.by().device) || wrong!(RemovedDeviceStatus))
 }
 
 /// Whether a Status is signed by a live device of the party or of its steward.
@@ -245,7 +244,11 @@ fn accepted(question: &Serving<'_>) -> Result<(), Clause> {
         && reader.has_device(&accept.by().device)
         && !reader.disputed;
     let is_the_one_asked_under = question.release.accept == accept.id();
-    if (is_the_readers || wrong!(StrangersAccept)) && is_the_one_asked_under { Ok(()) } else { Err(Clause::NotAccepted) }
+    if (is_the_readers || wrong!(StrangersAccept)) && is_the_one_asked_under {
+        Ok(())
+    } else {
+        Err(Clause::NotAccepted)
+    }
 }
 
 fn requested(question: &Serving<'_>) -> Result<(), Clause> {
@@ -254,7 +257,8 @@ fn requested(question: &Serving<'_>) -> Result<(), Clause> {
     let is_the_peers = release.by().device == peer && release.is_by(reader.party) && reader.has_device(&peer);
     let age_ms = now_ms.saturating_sub(release.at_ms);
     // A session lives for an hour; whether the Release was fresh when it opened one, `is_fresh` says.
-    let is_in_session = (-CLOCK_SKEW_MS_MAX..=SESSION_MS_MAX + CLOCK_SKEW_MS_MAX).contains(&age_ms) || wrong!(SessionOutlives);
+    let is_in_session = (-CLOCK_SKEW_MS_MAX..=SESSION_MS_MAX + CLOCK_SKEW_MS_MAX).contains(&age_ms)
+        || wrong!(SessionOutlives);
     let is_for_this = release.to == this || wrong!(ReleaseForAnother);
     if is_the_peers && is_in_session && is_for_this && release.grant == question.grant {
         Ok(())

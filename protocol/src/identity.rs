@@ -148,7 +148,9 @@ impl PartyLog {
                 return Err(LogError::TooLarge);
             }
             Act::Recover(_) => {}
-            Act::Revoke { grant, .. } if wrong!(EarlyRevokeDropped) && !self.holds(&EntryId::from(*grant)) => {
+            Act::Revoke { grant, .. }
+                if wrong!(EarlyRevokeDropped) && !self.holds(&EntryId::from(*grant)) =>
+            {
                 return Ok(false);
             }
             _ if !self.is_traced(generation, &entry.by().device) => {

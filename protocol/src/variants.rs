@@ -117,7 +117,9 @@ pub(crate) fn made(device: &DeviceId, message: &[u8], signature: &[u8]) {
 }
 
 pub(crate) fn was_made(device: &DeviceId, message: &[u8], signature: &[u8]) -> bool {
-    MADE.with_borrow(|made| made.as_ref().is_some_and(|made| made.contains(&mark(device, message, signature))))
+    MADE.with_borrow(|made| {
+        made.as_ref().is_some_and(|made| made.contains(&mark(device, message, signature)))
+    })
 }
 
 fn mark(device: &DeviceId, message: &[u8], signature: &[u8]) -> [u8; 32] {

@@ -83,7 +83,10 @@ fn rules_can_be_broken_in_the_simulator_alone() {
     assert_eq!(featured("karte"), Vec::<String>::new());
     assert!(!featured("testnet").is_empty(), "the simulator has them, so this is the right question");
     let manifest = std::fs::read_to_string(workspace().join("Cargo.toml")).unwrap();
-    assert!(manifest.contains("default-members = [\"cli\"]"), "a bare `cargo build` builds the product alone");
+    assert!(
+        manifest.contains("default-members = [\"cli\"]"),
+        "a bare `cargo build` builds the product alone"
+    );
     for path in sources() {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(!text.contains("variants::choose"), "{} cannot break a rule", path.display());

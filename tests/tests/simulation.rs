@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a clock before 1970 must fail the test")]
 
-use karte_protocol::variants::Variant;
 use karte_protocol::time::HOUR_MS;
+use karte_protocol::variants::Variant;
 use karte_testnet::simulate::plan::{Deed, Moment, Plan, Step, Theft};
 use karte_testnet::simulate::{command, run, variants};
 use karte_tests::say;
@@ -72,8 +72,11 @@ fn every_wrong_variant_is_noticed() {
         assert!(variants::stored(*variant).is_some(), "{} has a seed in seeds.txt", variant.name());
     }
     let tried = command::all_caught(Variant::ALL, 1, cores(), true);
-    let missed: Vec<_> =
-        tried.iter().filter(|(_, outcome, _)| outcome.is_none()).map(|(variant, _, _)| variant.name()).collect();
+    let missed: Vec<_> = tried
+        .iter()
+        .filter(|(_, outcome, _)| outcome.is_none())
+        .map(|(variant, _, _)| variant.name())
+        .collect();
     say!("{} variants, {} noticed, {:.0?}", tried.len(), tried.len() - missed.len(), begun.elapsed());
     assert!(missed.is_empty(), "not noticed within {} seeds: {missed:?}", variants::BUDGET);
 }

@@ -528,7 +528,10 @@ impl Engine {
             return Ok(false);
         }
         // An acceptance of a device that its party has ended serves nobody any more, however high its number.
-        let held = given.accept.as_ref().filter(|held| wrong!(StrangersAccept) || reader.state.has_device(&held.by().device));
+        let held = given
+            .accept
+            .as_ref()
+            .filter(|held| wrong!(StrangersAccept) || reader.state.has_device(&held.by().device));
         let wins = held.is_none_or(|held| {
             (accept.n, std::cmp::Reverse(accept.id())) > (held.n, std::cmp::Reverse(held.id()))
         });

@@ -165,8 +165,13 @@ impl World {
             self.never_two_with_one_seq(&fact);
         }
         for party in changed {
-            let held: Vec<_> =
-                self.nodes[at].view.held.get(&party).into_iter().flat_map(|held| held.values().cloned()).collect();
+            let held: Vec<_> = self.nodes[at]
+                .view
+                .held
+                .get(&party)
+                .into_iter()
+                .flat_map(|held| held.values().cloned())
+                .collect();
             let verdict = judge(party, &held, &self.right);
             self.nodes[at].view.verdicts.insert(party, Rc::new(verdict));
             self.index_is_recomputation(at, party);
@@ -191,9 +196,8 @@ impl World {
         if self.may_fork.contains(&by.device) {
             return;
         }
-        let same = |other: &super::model::Fact| {
-            other.by() == by && other.seq == fact.seq && other.id() != fact.id()
-        };
+        let same =
+            |other: &super::model::Fact| other.by() == by && other.seq == fact.seq && other.id() != fact.id();
         if self.facts.values().any(same) {
             let who = by.party.and_then(|party| self.node_of(party)).map_or("a stranger", |of| NAMES[of]);
             self.breaks("self-equivocation", format!("{who} signed two entries with seq {}", fact.seq));
@@ -206,7 +210,10 @@ impl World {
         for grant in self.nodes[at].ring.keys().into_keys() {
             let Some(meant) = self.meant(grant).filter(|meant| meant.holder == party) else { continue };
             if verdict.revoked.contains(&grant) || meant.generation < verdict.generation {
-                self.breaks("no key after the end", format!("{} keeps the key of {}", NAMES[at], grant.short()));
+                self.breaks(
+                    "no key after the end",
+                    format!("{} keeps the key of {}", NAMES[at], grant.short()),
+                );
             }
         }
     }
@@ -240,7 +247,8 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Reply(id, body) => {
-                    if let Some((peer, _, request)) = heard.asked.as_ref().filter(|(_, asked, _)| asked == id) {
+                    if let Some((peer, _, request)) = heard.asked.as_ref().filter(|(_, asked, _)| asked == id)
+                    {
                         self.replies(at, *peer, request, body);
                     }
                 }
@@ -368,7 +376,9 @@ impl World {
     fn why_not_serve(&self, at: usize, peer: DeviceId, grant: GrantId) -> Option<(&'static str, String)> {
         let no = |why: &str| Some(("authority", why.to_owned()));
         let (me, clock) = (&self.nodes[at], self.clock(at));
-        let Some(release) = me.view.sessions.get(&(peer, grant)) else { return no("nobody asked with a Release") };
+        let Some(release) = me.view.sessions.get(&(peer, grant)) else {
+            return no("nobody asked with a Release");
+        };
         let Some(meant) = self.meant(grant) else { return no("nobody gave that grant") };
         if meant.holder != me.party {
             return no("it is not its grant");
@@ -403,7 +413,8 @@ impl World {
         let is_fresh = me.view.statuses.iter().any(|status| {
             status.of == meant.reader
                 && status.identity == identity
-                && (reader.devices.contains(&status.by().device) || reader.stewards.contains(&status.by().device))
+                && (reader.devices.contains(&status.by().device)
+                    || reader.stewards.contains(&status.by().device))
                 && clock <= status.issued_ms + status.lease_ms
         });
         if !is_fresh {
@@ -473,10 +484,15 @@ impl World {
         if of == self.nodes[at].party {
             return;
         }
-        let Some(heard_ms) = self.nodes[at].engine.as_ref().and_then(|engine| engine.heard_ms(of)) else { return };
+        let Some(heard_ms) = self.nodes[at].engine.as_ref().and_then(|engine| engine.heard_ms(of)) else {
+            return;
+        };
         if self.heard_ms(at, of).is_none_or(|known_ms| heard_ms > known_ms) {
             let who = self.node_of(of).map_or("a stranger", |of| NAMES[of]);
-            self.breaks("bounded staleness", format!("{} believes a word of {who} that does not pass", NAMES[at]));
+            self.breaks(
+                "bounded staleness",
+                format!("{} believes a word of {who} that does not pass", NAMES[at]),
+            );
         }
     }
 
@@ -565,7 +581,9 @@ impl World {
         let lets_in = self
             .verdict(clinic, party)
             .is_some_and(|verdict| verdict.devices.contains(&self.nodes[patient].device()));
-        let sound = self.verdict(clinic, reader).is_some_and(|verdict| verdict.devices.contains(&self.nodes[clinic].device()));
+        let sound = self
+            .verdict(clinic, reader)
+            .is_some_and(|verdict| verdict.devices.contains(&self.nodes[clinic].device()));
         if !follows || !lets_in || !sound || self.nodes[clinic].view.is_rolled_back {
             return;
         }
@@ -583,7 +601,8 @@ impl World {
         let (home, there) = (ids(patient), ids(clinic));
         if home != there {
             let (lacks, more) = (home.difference(&there).count(), there.difference(&home).count());
-            let what = format!("{} lacks {lacks} entries of {} and has {more} more", NAMES[clinic], NAMES[patient]);
+            let what =
+                format!("{} lacks {lacks} entries of {} and has {more} more", NAMES[clinic], NAMES[patient]);
             self.breaks("convergence", what);
         }
     }
@@ -593,10 +612,13 @@ impl World {
 fn names(fact: &Verified<Entry>, entry: &Verified<Entry>) -> bool {
     let device = entry.by().device;
     match &fact.act {
-        Act::Genesis(genesis) => entry.by().r#gen == 0 && genesis.devices.iter().any(|named| named.device == device),
+        Act::Genesis(genesis) => {
+            entry.by().r#gen == 0 && genesis.devices.iter().any(|named| named.device == device)
+        }
         Act::AddDevice(named) => fact.by().r#gen == entry.by().r#gen && named.device == device,
         Act::Recover(recover) => {
-            entry.by().r#gen == recover.terms.r#gen && recover.terms.devices.iter().any(|named| named.device == device)
+            entry.by().r#gen == recover.terms.r#gen
+                && recover.terms.devices.iter().any(|named| named.device == device)
         }
         _ => false,
     }

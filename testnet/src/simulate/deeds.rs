@@ -123,8 +123,10 @@ impl World {
             effective: Some(Effective { start_ms: at_ms, end_ms: at_ms, offset_min: 0 }),
             ..Label::new(subject, "fhir/Observation", &text, "text/plain", &sealed)
         };
-        let label = Verified::sign(label, engine.signer(), &self.nodes[who].keys.device).expect("a label is signed");
-        let sealed_label = seal_label(&label, &engine.identity(), &sealed.file_key).expect("a label is sealed");
+        let label =
+            Verified::sign(label, engine.signer(), &self.nodes[who].keys.device).expect("a label is signed");
+        let sealed_label =
+            seal_label(&label, &engine.identity(), &sealed.file_key).expect("a label is sealed");
         let id = sealed.record;
         let handed = Handed {
             record: id,
@@ -213,7 +215,8 @@ impl World {
             .collect();
         let Some(id) = offered.get(Self::nth(nth, offered.len())).cloned() else { return };
         let word = if yes { "accepts" } else { "declines" };
-        self.story.tell(self.now, format!("{} {word} grant {}", NAMES[reader], id.get(..12).unwrap_or_default()));
+        self.story
+            .tell(self.now, format!("{} {word} grant {}", NAMES[reader], id.get(..12).unwrap_or_default()));
         let command = match yes {
             true => Command::GrantAccept { id, adopt: false },
             false => Command::GrantDecline { id },
@@ -245,7 +248,8 @@ impl World {
         match self.command(who, command) {
             Some(Ok(Answer::Open(opening))) => self.opened(who, number, &opening),
             Some(Err(failure)) => {
-                let what = format!("{} may not open value {number}: {}", NAMES[who], plain_reason(&failure.message));
+                let what =
+                    format!("{} may not open value {number}: {}", NAMES[who], plain_reason(&failure.message));
                 self.story.tell(self.now, what);
             }
             _ => {}

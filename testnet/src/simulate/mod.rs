@@ -32,8 +32,8 @@ pub mod world;
 use karte_protocol::time::DAY_MS;
 use karte_protocol::variants::Variant;
 use plan::{DAYS, Plan};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 pub use shrink::shrunk;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 pub use world::Violation;
 use world::{BEGIN_MS, World};
 

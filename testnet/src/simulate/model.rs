@@ -59,7 +59,8 @@ pub fn judge(party: PartyId, held: &[Fact], right_recoveries: &BTreeSet<EntryId>
     let entries: Vec<&Fact> = held.iter().filter(|entry| entry.by().r#gen == generation).collect();
     let first: BTreeSet<DeviceId> = beginning.iter().map(|device| device.device).collect();
     let traced = reach(&entries, first.clone(), &|_| true);
-    let entries: Vec<&Fact> = entries.into_iter().filter(|entry| traced.contains(&entry.by().device)).collect();
+    let entries: Vec<&Fact> =
+        entries.into_iter().filter(|entry| traced.contains(&entry.by().device)).collect();
     let forks = forks_of(&entries);
     let ends = ends_of(&entries, &forks);
     let counts = |entry: &Fact| ends.get(&entry.by().device).is_none_or(|end| entry.seq < *end);
@@ -67,7 +68,11 @@ pub fn judge(party: PartyId, held: &[Fact], right_recoveries: &BTreeSet<EntryId>
     let mut verdict = Verdict {
         generation,
         disputed,
-        whole: entries.iter().map(|entry| entry.by().device).map(|device| (device, whole(device, &entries))).collect(),
+        whole: entries
+            .iter()
+            .map(|entry| entry.by().device)
+            .map(|device| (device, whole(device, &entries)))
+            .collect(),
         forked: forks.keys().copied().collect(),
         ..Verdict::default()
     };
@@ -75,7 +80,9 @@ pub fn judge(party: PartyId, held: &[Fact], right_recoveries: &BTreeSet<EntryId>
     for entry in entries.iter().filter(|entry| named.contains(&entry.by().device) && counts(entry)) {
         match &entry.act {
             Act::AddSteward { party, devices } => stewards.entry(*party).or_default().extend(devices),
-            Act::Grant { .. } if entry.seq < verdict.whole.get(&entry.by().device).copied().unwrap_or_default() => {
+            Act::Grant { .. }
+                if entry.seq < verdict.whole.get(&entry.by().device).copied().unwrap_or_default() =>
+            {
                 verdict.grants.insert(EntryId::from(entry.id()).into());
             }
             _ => {}
@@ -95,7 +102,11 @@ pub fn judge(party: PartyId, held: &[Fact], right_recoveries: &BTreeSet<EntryId>
 }
 
 /// Rule 6.
-fn generation_of<'a>(party: PartyId, held: &'a [Fact], right: &BTreeSet<EntryId>) -> (u32, bool, &'a [Device]) {
+fn generation_of<'a>(
+    party: PartyId,
+    held: &'a [Fact],
+    right: &BTreeSet<EntryId>,
+) -> (u32, bool, &'a [Device]) {
     let genesis = held.iter().find(|entry| entry.id().as_bytes() == party.as_bytes());
     let mut beginning: &[Device] = match genesis.map(|entry| &entry.act) {
         Some(Act::Genesis(genesis)) => &genesis.devices,
@@ -121,7 +132,11 @@ fn generation_of<'a>(party: PartyId, held: &'a [Fact], right: &BTreeSet<EntryId>
 }
 
 /// Devices that are named by one of `known`, by entries that count.
-fn reach(entries: &[&Fact], mut known: BTreeSet<DeviceId>, counts: &dyn Fn(&Fact) -> bool) -> BTreeSet<DeviceId> {
+fn reach(
+    entries: &[&Fact],
+    mut known: BTreeSet<DeviceId>,
+    counts: &dyn Fn(&Fact) -> bool,
+) -> BTreeSet<DeviceId> {
     loop {
         let more: BTreeSet<DeviceId> = entries
             .iter()
@@ -144,13 +159,17 @@ fn forks_of(entries: &[&Fact]) -> BTreeMap<DeviceId, u64> {
     for entry in entries {
         at.entry((entry.by().device, entry.seq)).or_default().insert(entry.id().into());
         if let Act::Fork { device, one, other } = &entry.act {
-            let both = [one, other].map(|bytes| karte_protocol::signed::Signed::<Entry>::from_bytes(bytes.clone()).verify().ok());
+            let both = [one, other].map(|bytes| {
+                karte_protocol::signed::Signed::<Entry>::from_bytes(bytes.clone()).verify().ok()
+            });
             if let [Some(one), Some(other)] = both
                 && one.seq == other.seq
                 && one.by() == other.by()
                 && one.by().device == *device
             {
-                at.entry((*device, one.seq)).or_default().extend([EntryId::from(one.id()), other.id().into()]);
+                at.entry((*device, one.seq))
+                    .or_default()
+                    .extend([EntryId::from(one.id()), other.id().into()]);
             }
         }
     }

@@ -26,7 +26,8 @@ pub struct Ring {
 impl Ring {
     /// Reads the file again.
     pub fn opened(&self) -> Self {
-        let local = self.keys().into_iter().map(|(grant, seed)| (grant, SealingKey::from_seed(&seed))).collect();
+        let local =
+            self.keys().into_iter().map(|(grant, seed)| (grant, SealingKey::from_seed(&seed))).collect();
         Self { local, file: self.file.clone() }
     }
 

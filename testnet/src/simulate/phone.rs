@@ -180,7 +180,8 @@ impl World {
             }
             Theft::BringsStewardsWord => {
                 let keys = self.nodes[STEWARD].keys.clone();
-                let by = By { party: Some(self.nodes[STEWARD].party), r#gen: 0, device: keys.device.device() };
+                let by =
+                    By { party: Some(self.nodes[STEWARD].party), r#gen: 0, device: keys.device.device() };
                 let word = self.word_of(by, &keys.device, patient, at, 0)?;
                 // The thief shows who the steward is, and then what it said.
                 let home = self.nodes[patient].engine.as_ref()?.identity();
@@ -275,14 +276,7 @@ impl World {
     }
 
     /// "Nothing has changed", made to fit what the clinic holds.
-    fn word_of(
-        &self,
-        by: By,
-        key: &DeviceKey,
-        patient: usize,
-        at: usize,
-        ahead_min: i64,
-    ) -> Option<Vec<u8>> {
+    fn word_of(&self, by: By, key: &DeviceKey, patient: usize, at: usize, ahead_min: i64) -> Option<Vec<u8>> {
         let party = self.nodes[patient].party;
         let verdict = self.verdict(at, party)?;
         let held = self.held(at, party)?;

@@ -3,10 +3,10 @@
 //! Time is a number; it jumps to the next event. The fate of a message follows from the seed, its two ends and how
 //! many went before it, so that leaving out one deed does not change all others.
 
-use super::node::Node;
-use super::plan::{CLINICS, DAYS, Moment, NAMES, PATIENTS, Plan, STEWARD};
 use super::model::Fact;
+use super::node::Node;
 use super::phone::Phone;
+use super::plan::{CLINICS, DAYS, Moment, NAMES, PATIENTS, Plan, STEWARD};
 use super::story::Story;
 use crate::faults::dice::{Dice, index};
 use crate::world::SeededChance;
@@ -211,7 +211,10 @@ impl World {
             world.devices.insert(node.device(), at);
             world.nodes.push(node);
             world.feed(at, Input::Listening(vec![name.into()]));
-            world.at(BEGIN_MS + TICK_MS + i64::try_from(at).unwrap_or_default() * 97 * MINUTE_MS, Event::Tick(at));
+            world.at(
+                BEGIN_MS + TICK_MS + i64::try_from(at).unwrap_or_default() * 97 * MINUTE_MS,
+                Event::Tick(at),
+            );
         }
         world.introduce();
         for (nth, step) in plan.steps.iter().enumerate() {
@@ -225,7 +228,8 @@ impl World {
         for patient in PATIENTS {
             for other in CLINICS.chain([STEWARD]) {
                 for (who, whom) in [(patient, other), (other, patient)] {
-                    let add = Command::ContactAdd { card: cards[whom].clone(), alias: Some(NAMES[whom].into()) };
+                    let add =
+                        Command::ContactAdd { card: cards[whom].clone(), alias: Some(NAMES[whom].into()) };
                     let _ = self.command(who, add);
                 }
             }
@@ -244,7 +248,8 @@ impl World {
     /// Until nothing more is to happen before `until_ms`, or an invariant broke.
     pub fn run_until(&mut self, until_ms: UnixMs, plan: &Plan) {
         while self.broken.is_none() {
-            let Some(((at_ms, _), _)) = self.events.first_key_value().filter(|((at, _), _)| *at <= until_ms) else {
+            let Some(((at_ms, _), _)) = self.events.first_key_value().filter(|((at, _), _)| *at <= until_ms)
+            else {
                 self.now = until_ms;
                 return;
             };
@@ -323,9 +328,9 @@ impl World {
 
     fn weather_of(&self, one: usize, other: usize) -> impl Iterator<Item = &Weather> {
         let now = self.now;
-        self.weather
-            .iter()
-            .filter(move |weather| weather.until_ms > now && [weather.pair, (weather.pair.1, weather.pair.0)].contains(&(one, other)))
+        self.weather.iter().filter(move |weather| {
+            weather.until_ms > now && [weather.pair, (weather.pair.1, weather.pair.0)].contains(&(one, other))
+        })
     }
 
     /// Nothing passes between two nodes.
@@ -439,13 +444,18 @@ impl World {
 
     /// A connection ends; what was under way on it failed.
     pub fn close(&mut self, conn: u64) {
-        let Some(pair) = self.conns.iter().find(|(_, open)| **open == conn).map(|(pair, _)| *pair) else { return };
+        let Some(pair) = self.conns.iter().find(|(_, open)| **open == conn).map(|(pair, _)| *pair) else {
+            return;
+        };
         self.conns.remove(&pair);
         let waiting: Vec<u64> =
             self.in_flight.iter().filter(|(_, waits)| waits.conn == conn).map(|(id, _)| *id).collect();
         for id in waiting {
             if let Some(waits) = self.in_flight.remove(&id) {
-                self.feed(waits.asker, Input::Answered(waits.peer, waits.duty, Err("the connection broke".into())));
+                self.feed(
+                    waits.asker,
+                    Input::Answered(waits.peer, waits.duty, Err("the connection broke".into())),
+                );
             }
         }
         let streams: Vec<u64> =
@@ -511,7 +521,10 @@ impl World {
                     self.streams.iter().filter(|(_, stream)| stopped(stream)).map(|(id, _)| *id).collect();
                 for id in ids {
                     if let Some(stream) = self.streams.remove(&id) {
-                        self.after(20, Event::Feed(stream.server, Some(stream.conn), Box::new(Input::ServeEnded(id))));
+                        self.after(
+                            20,
+                            Event::Feed(stream.server, Some(stream.conn), Box::new(Input::ServeEnded(id))),
+                        );
                     }
                 }
             }
@@ -560,7 +573,8 @@ impl World {
         let server = self.devices.get(&peer).copied();
         let conn = server.and_then(|server| self.conn(at, server));
         let (Some(server), Some(conn), Ok(body)) = (server, conn, fetch.to_bytes()) else {
-            let ended = Input::FetchEnded(peer, fetch.grant, vec![], FetchEnd::Broken("not connected".into()));
+            let ended =
+                Input::FetchEnded(peer, fetch.grant, vec![], FetchEnd::Broken("not connected".into()));
             return self.after(SECOND_MS, Event::Feed(at, None, Box::new(ended)));
         };
         let stream = self.number();
