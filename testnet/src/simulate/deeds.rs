@@ -307,7 +307,8 @@ impl World {
         node.floor_ms = copy.floor_ms;
         let statuses = std::mem::take(&mut node.view.statuses);
         let accepts = std::mem::take(&mut node.view.accepts);
-        node.view = View { statuses, accepts, ..View::default() };
+        let is_rolled_back = copy.is_rolled_back;
+        node.view = View { statuses, accepts, is_rolled_back, ..View::default() };
     }
 
     /// A new device, from a backup of now, with the printed words.
@@ -344,6 +345,7 @@ impl World {
             keys: Arc::new(keys),
             floor_ms,
             at_ms: self.now,
+            is_rolled_back: false,
         };
         self.take_folder(patient, copy);
         self.start(patient, false);

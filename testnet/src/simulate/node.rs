@@ -70,6 +70,8 @@ pub struct Copied {
     pub floor_ms: UnixMs,
     /// When it was made.
     pub at_ms: UnixMs,
+    /// It remembers that it is an older copy.
+    pub is_rolled_back: bool,
 }
 
 /// What the judge knows that a node holds or was told.
@@ -188,6 +190,7 @@ impl Node {
             keys: self.keys.clone(),
             floor_ms: self.floor_ms,
             at_ms,
+            is_rolled_back: self.view.is_rolled_back,
         }
     }
 }
