@@ -354,6 +354,10 @@ impl World {
 
     /// **Durability**: entries that a peer was told are taken are in the rows.
     fn taken_is_there(&mut self, at: usize, of: PartyId, entries: &[karte_protocol::message::Bytes]) {
+        // In a dispute everything is denied, and devices of one of the two beginnings are not traced.
+        if self.verdict(at, of).is_some_and(|verdict| verdict.disputed) {
+            return;
+        }
         for bytes in entries {
             let Ok(entry) = Signed::<Entry>::from_bytes(bytes.to_vec()).verify() else { continue };
             let id = EntryId::from(entry.id());
