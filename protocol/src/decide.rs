@@ -190,9 +190,6 @@ pub fn holds_all(status: &Status, log: &PartyLog, state: &State) -> bool {
 
 /// Whether a Status that passes was also signed by a device of the party itself.
 pub fn is_device_signed(status: &Verified<Status>, state: &State) -> bool {
-    if wrong!(StewardMovesLimit) && state.has_steward_device(&status.by().device) {
-        return true;
-    }
     status.is_by(state.party) && (state.has_device(&status.by().device) || wrong!(RemovedDeviceStatus))
 }
 

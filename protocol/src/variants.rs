@@ -55,8 +55,6 @@ variants! {
     HeadsNotHeld = "heads-not-held",
     /// Rule 7: a lease never runs out.
     LeaseIgnored = "lease-ignored",
-    /// Rule 7: a steward's Status moves the offline limit.
-    StewardMovesLimit = "steward-moves-limit",
     /// Rule 7: a Status from the future is kept.
     PostDatedKept = "post-dated-kept",
     /// Rule 7: the offline limit does not bind.

@@ -592,11 +592,12 @@ impl World {
             return;
         }
         // Of a generation that has ended nothing counts, and nobody asks for what is missing of it.
-        // Known to fail, and left out: a Status names one branch of a fork, so that who holds that one does not ask
-        // for the other, and engines sign no proof of a fork yet (rule 4).
+        // Known to fail, and left out: chains of devices that may have forked. A Status names one branch, so that who
+        // holds that one does not ask for the other; `PartyLog::beyond` gives nothing below a named end, so that a
+        // fork hides once its device went on; and engines sign no proof of a fork yet (rule 4).
         let Some(home) = self.verdict(patient, party) else { return };
         let counts = |fact: &super::model::Fact| {
-            fact.by().r#gen >= home.generation && !home.forked.contains(&fact.by().device)
+            fact.by().r#gen >= home.generation && !self.may_fork.contains(&fact.by().device)
         };
         let ids = |at: usize| -> BTreeSet<EntryId> {
             let held = self.held(at, party).into_iter().flatten();
