@@ -6,9 +6,9 @@ use crate::failure::{Failure, Kind};
 use karte_protocol::card::{self, Card, Introduced};
 use karte_protocol::consent::{Library, Status};
 use karte_protocol::decide;
-use karte_protocol::entry::Entry;
+use karte_protocol::entry::{Act, Entry};
 use karte_protocol::id::{DeviceId, EntryId, PartyId};
-use karte_protocol::identity::{Head, PartyLog};
+use karte_protocol::identity::{Head, LogError, PartyLog};
 use karte_protocol::limits::{CLOCK_SKEW_MS_MAX, LEASE_MS_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX};
 use karte_protocol::message::{Bytes, Hello};
 use karte_protocol::seal;
@@ -60,11 +60,24 @@ impl Engine {
             (entry.by().party.is_some(), entry.by().r#gen, !entry.act.is_identity(), entry.seq)
         });
         let mut logs: std::collections::BTreeMap<PartyId, PartyLog> = std::collections::BTreeMap::new();
-        for (party, entry) in verified {
-            match logs.get_mut(&party) {
-                Some(log) => drop(log.add(entry)),
-                None => drop(PartyLog::start(entry).map(|log| logs.insert(party, log))),
+        // What a device signed may stand before the entry that names it: such entries wait for the next round.
+        while !verified.is_empty() {
+            let before = verified.len();
+            let mut early = Vec::new();
+            for (party, entry) in verified {
+                let refused = match logs.get_mut(&party) {
+                    Some(_) if wrong!(RevocationForgotten) && is_revoke(&entry) => false,
+                    Some(log) => matches!(log.add(entry.clone()), Err(LogError::Untraced(_))),
+                    None => PartyLog::start(entry.clone()).map(|log| logs.insert(party, log)).is_err(),
+                };
+                if refused {
+                    early.push((party, entry));
+                }
             }
+            if early.len() == before {
+                break;
+            }
+            verified = early;
         }
         self.logs.extend(logs.into_iter().map(|(party, log)| (party, Held::of(log))));
         for party in self.logs.keys().copied().collect::<Vec<_>>() {
@@ -491,7 +504,7 @@ impl Engine {
     pub(super) fn take_status(&mut self, of: PartyId, status: Verified<Status>) -> Result<bool, Failure> {
         let Some(held) = self.logs.get(&of) else { return Ok(true) };
         let from_the_future = status.issued_ms > self.now.saturating_add(CLOCK_SKEW_MS_MAX);
-        if status.of != of || from_the_future {
+        if status.of != of || (from_the_future && !wrong!(PostDatedKept)) {
             return Ok(true);
         }
         let newer = |old: Option<&Verified<Status>>| old.is_none_or(|old| old.issued_ms <= status.issued_ms);
@@ -529,7 +542,7 @@ impl Engine {
     }
 
     /// When a device of the party last said that nothing has changed.
-    pub(super) fn heard_ms(&self, of: PartyId) -> Option<UnixMs> {
+    pub fn heard_ms(&self, of: PartyId) -> Option<UnixMs> {
         if of == self.me.party {
             return Some(self.now);
         }
@@ -626,6 +639,10 @@ impl Engine {
         self.out.push(Effect::Dial { party, devices, addresses });
         true
     }
+}
+
+fn is_revoke(entry: &Entry) -> bool {
+    matches!(entry.act, Act::Revoke { .. })
 }
 
 /// `Sakura Clinic` → `sakura-clinic`.

@@ -203,7 +203,7 @@ impl Engine {
                 counted(taken, "entry", "entries")
             ));
         }
-        if own > 0 {
+        if own > 0 && !wrong!(SignsFromCopy) {
             self.roll_back(from, own)?;
         } else if !more && matches!(self.halt, Some(Halt::Copied { .. })) && self.settles(from) {
             self.lift()?;
