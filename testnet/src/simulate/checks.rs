@@ -4,7 +4,7 @@
 
 use super::model::{Verdict, judge};
 use super::node::Node;
-use super::plan::NAMES;
+use super::plan::{NAMES, STEWARD};
 use super::world::{Heard, Meant, World};
 use karte_node::engine::{Effect, Input, Serving};
 use karte_node::store::{Store, Table};
@@ -50,8 +50,7 @@ impl World {
             Input::Answered(peer, duty, answer) => self.hears_answer(at, *peer, *duty, answer, &mut heard),
             Input::FetchAsked(peer, stream, body) => {
                 heard.label = "fetch asked";
-                let fetch = Fetch::from_bytes(body).ok();
-                heard.stream = Some((*stream, fetch.map(|fetch| (*peer, fetch.grant, fetch.back || fetch.keep))));
+                heard.stream = Some((*stream, Fetch::from_bytes(body).ok().map(|fetch| (*peer, fetch))));
             }
             Input::MayServe(stream) => (heard.label, heard.stream) = ("may serve", Some((*stream, None))),
             Input::ServeEnded(_) => heard.label = "serve ended",
@@ -263,12 +262,10 @@ impl World {
                     }
                 }
                 Effect::Serve(stream, items) => {
-                    if let Some((of, Some((peer, grant, back)))) = heard.stream
-                        && of == *stream
-                        && !back
+                    if let Some((of, Some((peer, fetch)))) = &heard.stream
+                        && of == stream
                     {
-                        self.serves(at, peer, grant);
-                        self.serves_what_is_granted(at, grant, items);
+                        self.streams_to(at, *peer, fetch, items);
                     }
                 }
                 Effect::Go(stream, true) => {
@@ -344,6 +341,8 @@ impl World {
         }
         let grant = release.grant;
         self.nodes[at].view.sessions.insert((peer, grant), release);
+        let is_the_stewards = self.meant(grant).is_some_and(|meant| meant.holder != self.nodes[at].party);
+        self.stood_in += u64::from(is_the_stewards);
         self.serves(at, peer, grant);
     }
 
@@ -395,8 +394,8 @@ impl World {
             return no("nobody asked with a Release");
         };
         let Some(meant) = self.meant(grant) else { return no("nobody gave that grant") };
-        if meant.holder != me.party {
-            return no("it is not its grant");
+        if let Some(why) = self.why_not_in_the_name_of(at, &meant, clock) {
+            return Some(why);
         }
         if let Some(why) = self.why_not_standing(at, &meant, clock) {
             return Some(why);
@@ -442,9 +441,62 @@ impl World {
         }
     }
 
+    /// **Authority and bounded staleness** at a steward: the holder named it, and was heard within the grant's limit.
+    fn why_not_in_the_name_of(
+        &self,
+        at: usize,
+        meant: &Meant,
+        clock: UnixMs,
+    ) -> Option<(&'static str, String)> {
+        let me = &self.nodes[at];
+        if meant.holder == me.party {
+            return None;
+        }
+        let named = self.verdict(at, meant.holder)?;
+        if !named.stewards.contains(&me.device()) {
+            return Some(("authority", "it is not its grant".into()));
+        }
+        let is_heard = |heard_ms: UnixMs| clock <= heard_ms + meant.offline_ms;
+        match self.heard_ms(at, meant.holder).is_some_and(is_heard) {
+            true => None,
+            false => {
+                Some(("bounded staleness", "the steward has not heard the holder within its limit".into()))
+            }
+        }
+    }
+
+    /// What begins to go out on a stream, and to whom.
+    fn streams_to(&mut self, at: usize, peer: DeviceId, fetch: &Fetch, items: &[Serving]) {
+        match (fetch.back, fetch.keep) {
+            (false, false) => {
+                self.serves(at, peer, fetch.grant);
+                self.serves_what_is_granted(at, fetch.grant, items);
+            }
+            (false, true) => self.hands_over_between_holder_and_steward(at, peer),
+            _ => {}
+        }
+    }
+
+    /// **Authority**: without a grant, records go from a holder to its live steward, and from there back to the holder.
+    fn hands_over_between_holder_and_steward(&mut self, at: usize, peer: DeviceId) {
+        let me = self.nodes[at].party;
+        let is_steward = self.verdict(at, me).is_some_and(|own| own.stewards.contains(&peer));
+        let is_holder = self
+            .party_of(peer)
+            .filter(|_| at == STEWARD)
+            .and_then(|holder| self.verdict(at, holder))
+            .is_some_and(|holder| holder.devices.contains(&peer) && !holder.disputed);
+        if !is_steward && !is_holder {
+            self.breaks("authority", format!("{} hands records over without a grant", NAMES[at]));
+        }
+    }
+
     /// **Authority**: what goes out is in the scope.
     fn serves_what_is_granted(&mut self, at: usize, grant: GrantId, items: &[Serving]) {
-        let Some(meant) = self.meant(grant).filter(|_| self.rogue != Some(at)) else { return };
+        // A steward cannot see the scope: what a rogue has put on its shelf it serves as it stands.
+        let is_rogues =
+            |meant: &Meant| self.rogue.is_some_and(|rogue| self.nodes[rogue].party == meant.holder);
+        let Some(meant) = self.meant(grant).filter(|meant| !is_rogues(meant)) else { return };
         let outside = items
             .iter()
             .filter(|item| item.payload_bytes > 0)

@@ -58,6 +58,8 @@ pub struct Sum {
     pub steps: u64,
     /// Plaintexts that were read under grants.
     pub opened: u64,
+    /// Sessions that the steward opened in the name of a patient.
+    pub stood_in: u64,
     /// Runs in which an invariant broke.
     pub broken: Vec<Outcome>,
 }
@@ -79,7 +81,13 @@ pub fn simulate(args: &Simulate) -> std::io::Result<bool> {
     let steps = sum.steps + caught.iter().map(|(_, _, steps)| steps).sum::<u64>();
     let noticed = caught.iter().filter(|(_, outcome, _)| outcome.is_some()).count();
     if !args.json {
-        println!("{} seeds, {} plaintexts read, {} violations", sum.seeds, sum.opened, sum.broken.len());
+        println!(
+            "{} seeds, {} plaintexts read, {} sessions at a steward, {} violations",
+            sum.seeds,
+            sum.opened,
+            sum.stood_in,
+            sum.broken.len()
+        );
     }
     let line = json!({
         "seeds": sum.seeds,
@@ -122,6 +130,7 @@ fn add(sum: &Mutex<Sum>, outcome: Outcome) {
     sum.seeds += 1;
     sum.steps += outcome.steps;
     sum.opened += outcome.opened;
+    sum.stood_in += outcome.stood_in;
     if let Some(broken) = &outcome.broken {
         eprintln!("seed {}: {}: {}", outcome.seed, broken.invariant, broken.what);
         sum.broken.push(outcome);

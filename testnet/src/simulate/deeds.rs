@@ -24,8 +24,9 @@ use karte_protocol::time::{HOUR_MS, MINUTE_MS, SECOND_MS};
 use serde_json::Value;
 use std::sync::Arc;
 
-/// Tables that a backup leaves out: received rows, which grants they came under, Statuses.
-const NOT_IN_A_BACKUP: [u8; 3] = [10, 11, 18];
+/// Tables that a backup leaves out: received rows, which grants they came under, Statuses, sources, what is replaced,
+/// what is kept for others.
+const NOT_IN_A_BACKUP: [u8; 11] = [10, 11, 18, 20, 21, 25, 26, 27, 28, 29, 30];
 
 impl World {
     /// Does a deed.
@@ -230,6 +231,14 @@ impl World {
         }
         self.story.tell(self.now, format!("{} syncs with {}", NAMES[who], NAMES[with]));
         let _ = self.command(who, sync(with));
+        // Whoever has a steward brings it what is new.
+        let haven = self.nodes[STEWARD].device();
+        for at in [who, with] {
+            let own = self.verdict(at, self.nodes[at].party);
+            if own.is_some_and(|own| own.stewards.contains(&haven)) {
+                let _ = self.command(at, sync(STEWARD));
+            }
+        }
         // A daemon is told every second that time passed; here often enough for what waits to be tried again.
         for later in [10 * SECOND_MS, 70 * SECOND_MS] {
             for at in [who, with] {
@@ -473,7 +482,7 @@ fn backup_of(rows: Rows) -> Rows {
         table if NOT_IN_A_BACKUP.contains(&table) => false,
         6 => parent.is_empty(),
         9 => parent == b"own",
-        16 => !matches!(item.as_slice(), b"addresses" | b"standing"),
+        16 => !matches!(item.as_slice(), b"addresses" | b"standing" | b"recovery under way"),
         _ => true,
     };
     rows.into_iter().filter(kept).collect()

@@ -52,6 +52,8 @@ pub struct Outcome {
     pub steps: u64,
     /// Plaintexts that were read under grants.
     pub opened: u64,
+    /// Sessions that the steward opened in the name of a patient.
+    pub stood_in: u64,
 }
 
 /// Runs a plan, with all nodes breaking a rule or none. A panic is a broken invariant too.
@@ -69,6 +71,7 @@ pub fn run(plan: &Plan, variant: Option<Variant>) -> Outcome {
             hash: String::new(),
             steps: 0,
             opened: 0,
+            stood_in: 0,
         }
     })
 }
@@ -89,5 +92,6 @@ fn run_to_end(plan: &Plan, variant: Option<Variant>) -> Outcome {
         story: world.story.lines().to_vec(),
         steps: world.steps,
         opened: world.opened,
+        stood_in: world.stood_in,
     }
 }

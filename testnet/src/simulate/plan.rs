@@ -197,6 +197,19 @@ impl Maker {
         self.at(at, Deed::Opens { who, nth });
     }
 
+    /// A patient names a steward, brings it what it gives, and is away when its reader comes.
+    fn stand_in(&mut self, patient: usize, clinic: usize, at: i64) {
+        self.at(at, Deed::Appoints { patient });
+        self.give(patient, clinic, at + HOUR_MS);
+        for days in 2..5 {
+            let meets = at + days * DAY_MS;
+            self.at(meets, Deed::Syncs { who: patient, with: clinic });
+            let away = Deed::Crashes { who: patient, moment: Moment::Idle, down_ms: 12 * HOUR_MS };
+            self.at(meets + HOUR_MS, away);
+            self.at(meets + 2 * HOUR_MS, Deed::Syncs { who: clinic, with: patient });
+        }
+    }
+
     /// Some deeds that belong together.
     fn scene(&mut self) {
         let at = self.span(2 * HOUR_MS, DAYS * DAY_MS);
@@ -211,7 +224,7 @@ impl Maker {
             10 => self.eclipse(patient, clinic, at),
             11 | 12 => self.weather(patient, clinic, at),
             13..=16 => self.theft(patient, at),
-            17 => self.at(at, Deed::Appoints { patient }),
+            17 => self.stand_in(patient, clinic, at),
             18 => self.recover(patient, clinic, at),
             19..=22 => self.insider(patient, clinic, at),
             _ => self.write_back(patient, clinic, at),

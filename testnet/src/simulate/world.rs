@@ -25,6 +25,8 @@ use std::rc::Rc;
 pub const BEGIN_MS: UnixMs = 1_780_272_000_000;
 /// How often a node is told that time passed.
 const TICK_MS: i64 = 12 * HOUR_MS;
+/// What the steward keeps for a patient at most: more than any writes in a run.
+const QUOTA_BYTES: u64 = 1 << 30;
 /// How long a request waits for its answer.
 const TIMEOUT_MS: i64 = 30 * SECOND_MS;
 
@@ -59,7 +61,10 @@ struct Stream {
     conn: u64,
     server: usize,
     reader: usize,
+    /// Under which grant; of a stream without a session, what its want-list names instead.
     grant: GrantId,
+    /// Between a holder and its reader or steward, for what the holder owns.
+    is_own: bool,
     lengths: BTreeMap<RecordId, u64>,
     items: VecDeque<Serving>,
     missing: Vec<RecordId>,
@@ -165,6 +170,8 @@ pub struct World {
     pub steps: u64,
     /// Plaintexts that were opened under grants.
     pub opened: u64,
+    /// Sessions that the steward opened in the name of a patient.
+    pub stood_in: u64,
     events: BTreeMap<(UnixMs, u64), Event>,
     conns: BTreeMap<(usize, usize), u64>,
     in_flight: BTreeMap<u64, InFlight>,
@@ -197,6 +204,7 @@ impl World {
             broken: None,
             steps: 0,
             opened: 0,
+            stood_in: 0,
             events: BTreeMap::new(),
             conns: BTreeMap::new(),
             in_flight: BTreeMap::new(),
@@ -232,6 +240,11 @@ impl World {
                         Command::ContactAdd { card: cards[whom].clone(), alias: Some(NAMES[whom].into()) };
                     let _ = self.command(who, add);
                 }
+            }
+            let contact = NAMES[patient].to_owned();
+            let offer = Command::StewardOffer { contact, quota_bytes: QUOTA_BYTES, for_ms: 60 * DAY_MS };
+            if let Some(Err(failure)) = self.command(STEWARD, offer) {
+                self.breaks("start", format!("{} offers nothing: {failure}", NAMES[STEWARD]));
             }
         }
     }
@@ -579,9 +592,16 @@ impl World {
         };
         let stream = self.number();
         let lengths = fetch.wants.iter().map(|want| want.record).zip(lengths.iter().copied()).collect();
-        let grant = fetch.grant;
-        let running =
-            Stream { conn, server, reader: at, grant, lengths, items: VecDeque::new(), missing: vec![] };
+        let running = Stream {
+            conn,
+            server,
+            reader: at,
+            grant: fetch.grant,
+            is_own: fetch.back || fetch.keep,
+            lengths,
+            items: VecDeque::new(),
+            missing: vec![],
+        };
         self.streams.insert(stream, running);
         let asked = Input::FetchAsked(self.nodes[at].device(), stream, body);
         let delay = self.delay(at, server).unwrap_or(TIMEOUT_MS);
@@ -704,15 +724,15 @@ pub struct Heard {
     /// It is the answer to a request for entries of the own log.
     pub own_log: bool,
     /// A stream and who asks for it.
-    pub stream: Option<(u64, Option<(DeviceId, GrantId, bool)>)>,
+    pub stream: Option<(u64, Option<(DeviceId, Fetch)>)>,
     /// Whose Status may have come.
     pub status_of: Option<PartyId>,
 }
 
 impl World {
-    /// Who reads on a stream, and under which grant.
+    /// Who reads on a stream, and under which grant; none if it needs no grant.
     pub fn reader_of(&self, stream: u64) -> Option<(DeviceId, GrantId)> {
-        let stream = self.streams.get(&stream)?;
+        let stream = self.streams.get(&stream).filter(|stream| !stream.is_own)?;
         Some((self.nodes[stream.reader].device(), stream.grant))
     }
 }
