@@ -3,6 +3,20 @@
 //! [`run`] is a daemon, [`access`] is what the command line uses. Clocks and faults are arguments: nothing in
 //! here reads a clock or a switch from the environment.
 
+/// Whether the simulator has chosen this wrong variant; `false` at compile time without the feature `variants`.
+#[cfg(feature = "variants")]
+macro_rules! wrong {
+    ($variant:ident) => {
+        karte_protocol::variants::is_chosen(karte_protocol::variants::Variant::$variant)
+    };
+}
+#[cfg(not(feature = "variants"))]
+macro_rules! wrong {
+    ($variant:ident) => {
+        false
+    };
+}
+
 pub mod access;
 pub mod backup;
 pub mod clock;
@@ -20,6 +34,9 @@ pub mod recovery;
 mod runtime;
 pub mod settings;
 pub mod store;
+
+/// Whether this was built so that rules can be broken on purpose: for the simulator, never for use.
+pub const HAS_WRONG_VARIANTS: bool = cfg!(feature = "variants");
 
 use access::{Config, Unlock};
 use clock::Clock;

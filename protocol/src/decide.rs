@@ -126,7 +126,7 @@ fn clause_of_serving(question: &Serving<'_>) -> Result<(), Clause> {
         return Err(Clause::NotCounting);
     }
     standing(grant, opened, holder, now_ms)?;
-    if release.purpose != opened.purpose {
+    if release.purpose != opened.purpose && !wrong!(PurposeIgnored) {
         return Err(Clause::Purpose { granted: opened.purpose.clone(), asked: release.purpose.clone() });
     }
     accepted(question)?;
@@ -184,12 +184,13 @@ pub fn passes(status: &Verified<Status>, log: &PartyLog, state: &State, now_ms: 
 /// Whether every head a Status names is held, and everything below it: a Revoke may hide in a gap.
 pub fn holds_all(status: &Status, log: &PartyLog, state: &State) -> bool {
     let whole = |device: &DeviceId, seq: u64| state.complete.get(device).is_some_and(|until| seq < *until);
-    status.heads.iter().all(|head| log.holds(&head.id) && whole(&head.device, head.seq))
+    wrong!(HeadsNotHeld)
+        || status.heads.iter().all(|head| log.holds(&head.id) && whole(&head.device, head.seq))
 }
 
 /// Whether a Status that passes was also signed by a device of the party itself.
 pub fn is_device_signed(status: &Verified<Status>, state: &State) -> bool {
-    status.is_by(state.party) && state.has_device(&status.by().device)
+    status.is_by(state.party) && (state.has_device(&status.by().device) || wrong!(RemovedDeviceStatus))
 }
 
 /// Whether a Status is signed by a live device of the party or of its steward.
@@ -200,7 +201,7 @@ pub fn speaks_for(status: &Verified<Status>, state: &State) -> bool {
 fn is_live(status: &Verified<Status>, state: &State, now_ms: UnixMs) -> bool {
     speaks_for(status, state)
         && status.issued_ms <= now_ms.saturating_add(CLOCK_SKEW_MS_MAX)
-        && now_ms <= status.issued_ms.saturating_add(status.lease_ms)
+        && (wrong!(LeaseIgnored) || now_ms <= status.issued_ms.saturating_add(status.lease_ms))
 }
 
 /// Of a reader only the identity matters; its grants are none of the holder's business.
@@ -222,7 +223,7 @@ fn standing(grant: GrantId, opened: &Opened, holder: &State, now_ms: UnixMs) -> 
     if now_ms < opened.not_before_ms {
         return Err(Clause::NotYet { not_before_ms: opened.not_before_ms, now_ms });
     }
-    if now_ms >= opened.not_after_ms {
+    if now_ms >= opened.not_after_ms && !wrong!(ExpiryIgnored) {
         return Err(Clause::Expired);
     }
     match opened.conditions.first() {
@@ -240,7 +241,11 @@ fn accepted(question: &Serving<'_>) -> Result<(), Clause> {
         && reader.has_device(&accept.by().device)
         && !reader.disputed;
     let is_the_one_asked_under = question.release.accept == accept.id();
-    if is_the_readers && is_the_one_asked_under { Ok(()) } else { Err(Clause::NotAccepted) }
+    if (is_the_readers || wrong!(StrangersAccept)) && is_the_one_asked_under {
+        Ok(())
+    } else {
+        Err(Clause::NotAccepted)
+    }
 }
 
 fn requested(question: &Serving<'_>) -> Result<(), Clause> {
@@ -249,8 +254,10 @@ fn requested(question: &Serving<'_>) -> Result<(), Clause> {
     let is_the_peers = release.by().device == peer && release.is_by(reader.party) && reader.has_device(&peer);
     let age_ms = now_ms.saturating_sub(release.at_ms);
     // A session lives for an hour; whether the Release was fresh when it opened one, `is_fresh` says.
-    let is_in_session = (-CLOCK_SKEW_MS_MAX..=SESSION_MS_MAX + CLOCK_SKEW_MS_MAX).contains(&age_ms);
-    if is_the_peers && is_in_session && release.to == this && release.grant == question.grant {
+    let is_in_session = (-CLOCK_SKEW_MS_MAX..=SESSION_MS_MAX + CLOCK_SKEW_MS_MAX).contains(&age_ms)
+        || wrong!(SessionOutlives);
+    let is_for_this = release.to == this || wrong!(ReleaseForAnother);
+    if is_the_peers && is_in_session && is_for_this && release.grant == question.grant {
         Ok(())
     } else {
         Err(Clause::Request)
@@ -264,6 +271,7 @@ pub fn is_fresh(release: &Release, now_ms: UnixMs) -> bool {
 
 fn heard_recently(opened: &Opened, heard_ms: Option<UnixMs>, now_ms: UnixMs) -> Result<(), Clause> {
     match heard_ms {
+        _ if wrong!(OfflineIgnored) => Ok(()),
         Some(heard_ms) if now_ms <= heard_ms.saturating_add(opened.offline_ms) => Ok(()),
         _ => Err(Clause::Offline),
     }

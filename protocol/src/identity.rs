@@ -158,6 +158,11 @@ impl PartyLog {
                 return Err(LogError::TooLarge);
             }
             Act::Recover(_) => {}
+            Act::Revoke { grant, .. }
+                if wrong!(EarlyRevokeDropped) && !self.holds(&EntryId::from(*grant)) =>
+            {
+                return Ok(false);
+            }
             _ if !self.is_traced(generation, &entry.by().device) => {
                 return Err(LogError::Untraced(entry.by().device));
             }
@@ -183,6 +188,11 @@ impl PartyLog {
     /// is what [`PartyLog::state`] gives now, if not it is as it was. It can for what comes all the time: a Grant or a
     /// Revoke at the end of a whole chain of a live device. So a chain that comes in order costs no recomputation.
     pub fn follow(&self, state: &mut State, new: &EntryId) -> bool {
+        // A rule that is broken on purpose is broken in the whole computation, not in this short cut.
+        #[cfg(feature = "variants")]
+        if crate::variants::is_any_chosen() {
+            return false;
+        }
         let Some(entry) = self.get(new) else {
             return false;
         };
@@ -379,6 +389,13 @@ impl PartyLog {
         };
         self.count_devices(&mut state, &ends);
         self.count_grants(&mut state, &chains, &ends);
+        if wrong!(OldGenerationLives) {
+            let old = self.entries.values().filter(|entry| entry.by().r#gen < generation);
+            state.grants.extend(old.filter_map(|entry| match entry.act {
+                Act::Grant { commitment } => Some((EntryId::from(entry.id()).into(), commitment)),
+                _ => None,
+            }));
+        }
         // Denials last: nothing above may bring back what they end.
         self.count_denials(&mut state);
         state
@@ -393,6 +410,7 @@ impl PartyLog {
             match terms.len() {
                 0 => return (generation, false),
                 1 => generation += 1,
+                _ if wrong!(DisputeIgnored) => return (generation + 1, false),
                 _ => return (generation + 1, true),
             }
         }
@@ -466,7 +484,8 @@ impl PartyLog {
             .filter(|(key, signature)| verifies(key, &signed, signature))
             .map(|(key, _)| key)
             .collect();
-        fits && before.threshold > 0 && signers.len() >= usize::from(before.threshold)
+        let enough = wrong!(RecoverWithoutThreshold) || signers.len() >= usize::from(before.threshold);
+        fits && before.threshold > 0 && enough
     }
 
     /// Devices whose naming traces by signatures to the beginning of their generation, void or not (rule 3).
@@ -526,6 +545,9 @@ impl PartyLog {
     /// For each device, the first seq from which its permissions are void: a fork (rule 4) or a removal (rule 5).
     fn ends(&self, generation: u32, forks: &BTreeMap<DeviceId, u64>) -> BTreeMap<DeviceId, u64> {
         let mut ends = forks.clone();
+        if wrong!(LastValidSeqIgnored) {
+            return ends;
+        }
         for entry in self.of_generation(generation) {
             if let Act::RemoveDevice { device, last_valid_seq } = entry.act {
                 let end = last_valid_seq.saturating_add(1);
@@ -537,6 +559,9 @@ impl PartyLog {
 
     /// Devices with two entries of one seq, seen here or shown by a proof, and the first such seq (rule 4).
     fn forks(&self, generation: u32, chains: &Chains<'_>) -> BTreeMap<DeviceId, u64> {
+        if wrong!(ForkIgnored) {
+            return BTreeMap::new();
+        }
         let seen = chains.iter().filter_map(|(device, chain)| {
             let fork = chain.iter().find(|(_, entries)| entries.len() > 1)?;
             Some((*device, *fork.0))
@@ -605,8 +630,11 @@ impl PartyLog {
     /// Denials count under any traced device, void or gapped; nothing can void them (rule 3).
     fn count_denials(&self, state: &mut State) {
         for entry in self.of_generation(state.generation) {
+            if wrong!(VoidDenialsIgnored) && !before_end(entry, &state.forks) {
+                continue;
+            }
             match &entry.act {
-                Act::RemoveDevice { device, .. } => {
+                Act::RemoveDevice { device, .. } if !wrong!(RemovalIgnored) => {
                     state.devices.remove(device);
                 }
                 Act::RemoveSteward { party } => {
@@ -625,6 +653,7 @@ impl PartyLog {
     fn count_grants(&self, state: &mut State, chains: &Chains<'_>, ends: &BTreeMap<DeviceId, u64>) {
         for (device, chain) in chains.iter().filter(|(device, _)| state.devices.contains_key(*device)) {
             let complete = state.complete.get(device).copied().unwrap_or_default();
+            let complete = if wrong!(GapTolerated) { u64::MAX } else { complete };
             for entry in chain.range(..complete).flat_map(|(_, entries)| entries) {
                 if let Act::Grant { commitment } = entry.act
                     && before_end(entry, ends)

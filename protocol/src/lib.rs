@@ -8,6 +8,20 @@
 
 #![deny(missing_docs)]
 
+/// Whether the simulator has chosen this wrong variant; `false` at compile time without the feature `variants`.
+#[cfg(feature = "variants")]
+macro_rules! wrong {
+    ($variant:ident) => {
+        crate::variants::is_chosen(crate::variants::Variant::$variant)
+    };
+}
+#[cfg(not(feature = "variants"))]
+macro_rules! wrong {
+    ($variant:ident) => {
+        false
+    };
+}
+
 pub mod backup;
 pub mod bao;
 pub mod card;
@@ -30,3 +44,5 @@ pub mod seal;
 pub mod shelf;
 pub mod signed;
 pub mod time;
+#[cfg(feature = "variants")]
+pub mod variants;

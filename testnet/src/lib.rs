@@ -18,4 +18,5 @@ pub mod fuzz;
 pub mod growth;
 pub mod node;
 pub mod shared;
+pub mod simulate;
 pub mod world;

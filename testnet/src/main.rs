@@ -2,10 +2,10 @@
 
 use clap::{Parser, Subcommand};
 use karte_testnet::faults::{self, Kind, judge, worker};
-use karte_testnet::{bench, decide_bench, denied, fuzz, growth, node};
+use karte_testnet::{bench, decide_bench, denied, fuzz, growth, node, simulate};
 use std::process::ExitCode;
 
-/// Try the store under faults, growth and load, and the parsers with changed files
+/// Try consent under attack, the store under faults, growth and load, and the parsers with changed files
 #[derive(Parser)]
 #[command(name = "testnet", disable_help_subcommand = true)]
 struct Cli {
@@ -30,6 +30,8 @@ enum Command {
     /// Be a daemon whose clock runs ahead; started by journeys
     #[command(hide = true)]
     Node(node::Node),
+    /// Run worlds of engines under faults and attacks, and judge every step
+    Simulate(simulate::command::Simulate),
     /// Carry out a plan; started by `faults`
     #[command(hide = true)]
     FaultsWorker(worker::Work),
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
         Command::DeniedTiming(args) => denied::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Node(args) => node::run(args),
+        Command::Simulate(args) => simulate::command::simulate(&args),
         Command::FaultsWorker(work) => return worker::work(&work),
         Command::FaultsJudge => return judge::serve(),
     };

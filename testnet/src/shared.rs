@@ -26,7 +26,13 @@ struct Inner {
 impl SharedStore {
     /// With these rows in it.
     pub fn of(rows: Rows) -> Self {
+        Self::of_time(rows, 0)
+    }
+
+    /// With these rows in it, and this time floor.
+    pub fn of_time(rows: Rows, floor_ms: u64) -> Self {
         let store = Self::default();
+        store.lock().memory.raise_time_floor(floor_ms);
         for (table, parent, item, value) in rows {
             let mut batch = Batch::default();
             batch.put(table, &parent, &item, value);
@@ -49,6 +55,17 @@ impl SharedStore {
                 .expect("memory reads");
         }
         rows
+    }
+
+    /// The process is killed: what was not committed is lost.
+    pub fn crash(&self) {
+        let mut inner = self.lock();
+        inner.memory = std::mem::take(&mut inner.memory).crash();
+    }
+
+    /// Visits the rows of a table where they lie. The visitor must not ask the store.
+    pub fn visit(&self, table: Table, visit: &mut VisitRow<'_>) {
+        self.lock().memory.scan_table(table, visit).expect("memory reads");
     }
 
     /// From now on there is no room, or there is again. A group that finds none is dropped.

@@ -64,10 +64,32 @@ fn no_feature_for_tests_is_on_in_the_product() {
         let features =
             line.rsplit_once('[').map_or("", |(_, rest)| rest.trim_end_matches(['(', '*', ')', ']', ' ']));
         for feature in features.split(',') {
-            for word in ["test", "fault", "sim", "mock", "fake"] {
+            for word in ["test", "fault", "sim", "mock", "fake", "variant"] {
                 assert!(!feature.contains(word), "{feature} is off in {line}");
             }
         }
+    }
+}
+
+/// Rules can be broken on purpose in what `testnet` is built from, and there alone. Cargo joins the features of all
+/// packages of one build, so a build of the whole workspace gives them to every program in it: `karte --version` says
+/// so then. What is shipped is built by itself (`default-members`).
+#[test]
+fn rules_can_be_broken_in_the_simulator_alone() {
+    let featured = |package: &str| -> Vec<String> {
+        let lines = tree(package, &["-f", "{p} [{f}]"]);
+        lines.into_iter().filter(|line| line.starts_with("karte-") && line.contains("variants")).collect()
+    };
+    assert_eq!(featured("karte"), Vec::<String>::new());
+    assert!(!featured("testnet").is_empty(), "the simulator has them, so this is the right question");
+    let manifest = std::fs::read_to_string(workspace().join("Cargo.toml")).unwrap();
+    assert!(
+        manifest.contains("default-members = [\"cli\"]"),
+        "a bare `cargo build` builds the product alone"
+    );
+    for path in sources() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("variants::choose"), "{} cannot break a rule", path.display());
     }
 }
 

@@ -32,6 +32,12 @@ use crate::error::Error;
 use crate::session::Session;
 use std::path::PathBuf;
 
+/// What `--version` prints. A program in which rules can be broken on purpose says so.
+const VERSION: &str = match karte_node::HAS_WRONG_VARIANTS {
+    true => concat!(env!("CARGO_PKG_VERSION"), " with wrong variants, for the simulator: not for use"),
+    false => env!("CARGO_PKG_VERSION"),
+};
+
 /// Share health records from node to node, under consents you can see and end
 ///
 /// Every party runs one node: a patient, a clinic, a partner abroad. A node keeps its records encrypted, hands
@@ -43,7 +49,7 @@ use std::path::PathBuf;
 ///
 /// Commands work through the running node (`karte run`) if there is one; otherwise they open the store themselves.
 #[derive(clap::Parser, Debug)]
-#[command(name = "karte", version, max_term_width = 100)]
+#[command(name = "karte", version = VERSION, max_term_width = 100)]
 #[command(after_long_help = "Exit codes:\n  \
     0 done   1 failed   2 usage   3 refused (no consent)   4 not reachable   5 store damaged\n\n\
     Set KARTE_LOG (for example to karte_node=debug) to see on stderr what the node does.")]

@@ -187,7 +187,8 @@ impl Engine {
         self.save_got(id)?;
         self.touch(Place::Received { grant: id })?;
         let name = self.name_of(from);
-        if self.policy.accept_grants {
+        // With a clock that cannot be believed nothing is signed by itself: the offer waits for its user.
+        if self.policy.accept_grants && !self.is_clock_behind() {
             self.accept(id, self.policy.adopt)?;
             self.notice(format!("{name} offers grant {}, accepted by your settings", id.short()));
         } else {
@@ -653,7 +654,7 @@ impl Engine {
         let got = self.got.get(&id).ok_or("its grant is unknown")?;
         let in_scope = opened.label.subject == got.open.opened.subject
             && got.open.scope.as_ref().is_some_and(|scope| scope.covers(&handed.record, &opened.label));
-        if !in_scope {
+        if !in_scope && !wrong!(QuarantineIgnored) {
             return Err("it is outside the scope of its grant".into());
         }
         if seal::payload_bytes(opened.label.bytes) != handed.bytes {

@@ -72,7 +72,8 @@ impl Given {
 
 /// Whether a record goes under a grant: the one answer for grants that are given and for those that would be.
 fn is_covered(subject: PartyId, scope: &Scope, exclude: &[String], record: &RecordId, label: &Label) -> bool {
-    label.subject == subject && scope.covers(record, label) && !is_held_back(exclude, label)
+    let in_scope = scope.covers(record, label) || wrong!(SendsOutsideScope);
+    label.subject == subject && in_scope && !is_held_back(exclude, label)
 }
 
 impl Engine {
@@ -611,11 +612,14 @@ impl Engine {
             && accept.is_by(from)
             && reader.state.has_device(&accept.by().device);
         let ended = self.standing(accept.grant, &given.open.opened).is_some();
-        if !is_the_readers || ended || accept.recipient.to_age().is_err() {
+        if !(is_the_readers || wrong!(StrangersAccept)) || ended || accept.recipient.to_age().is_err() {
             return Ok(false);
         }
         // An acceptance of a device that its party has ended serves nobody any more, however high its number.
-        let held = given.accept.as_ref().filter(|held| reader.state.has_device(&held.by().device));
+        let held = given
+            .accept
+            .as_ref()
+            .filter(|held| wrong!(StrangersAccept) || reader.state.has_device(&held.by().device));
         let wins = held.is_none_or(|held| {
             (accept.n, std::cmp::Reverse(accept.id())) > (held.n, std::cmp::Reverse(held.id()))
         });

@@ -562,6 +562,11 @@ impl Engine {
         self.by()
     }
 
+    /// What the entries that are held of a party amount to here.
+    pub fn state_of(&self, party: PartyId) -> Option<&State> {
+        self.logs.get(&party).map(|held| &held.state)
+    }
+
     /// COSE bytes of the own identity entries: they travel with every label.
     pub fn identity(&self) -> Vec<Vec<u8>> {
         self.mine().log.identity_entries().iter().map(|entry| entry.bytes().to_vec()).collect()

@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use karte_protocol::card::{self, Card, Introduced};
 use karte_protocol::consent::{Library, Status};
 use karte_protocol::decide;
-use karte_protocol::entry::Entry;
+use karte_protocol::entry::{Act, Entry};
 use karte_protocol::id::{DeviceId, EntryId, PartyId};
 use karte_protocol::identity::{Head, PartyLog};
 use karte_protocol::limits::{CLOCK_SKEW_MS_MAX, LEASE_MS_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX};
@@ -549,7 +549,7 @@ impl Engine {
     pub(super) fn take_status(&mut self, of: PartyId, status: Verified<Status>) -> Result<bool, Failure> {
         let Some(held) = self.logs.get(&of) else { return Ok(true) };
         let from_the_future = status.issued_ms > self.now.saturating_add(CLOCK_SKEW_MS_MAX);
-        if status.of != of || from_the_future {
+        if status.of != of || (from_the_future && !wrong!(PostDatedKept)) {
             return Ok(true);
         }
         let newer = |old: Option<&Verified<Status>>| old.is_none_or(|old| old.issued_ms <= status.issued_ms);
@@ -595,7 +595,7 @@ impl Engine {
     }
 
     /// When a device of the party last said that nothing has changed.
-    pub(super) fn heard_ms(&self, of: PartyId) -> Option<UnixMs> {
+    pub fn heard_ms(&self, of: PartyId) -> Option<UnixMs> {
         if of == self.me.party {
             return self.own_heard_ms();
         }
@@ -680,9 +680,14 @@ impl Engine {
 /// Puts a kept entry into its log, or begins that; false if something it needs is not there yet.
 fn taken(logs: &mut BTreeMap<PartyId, PartyLog>, party: PartyId, entry: &Verified<Entry>) -> bool {
     match logs.get_mut(&party) {
+        Some(_) if wrong!(RevocationForgotten) && is_revoke(entry) => true,
         Some(log) => log.add(entry.clone()).is_ok(),
         None => PartyLog::start(entry.clone()).map(|log| logs.insert(party, log)).is_ok(),
     }
+}
+
+fn is_revoke(entry: &Entry) -> bool {
+    matches!(entry.act, Act::Revoke { .. })
 }
 
 /// `Sakura Clinic` → `sakura-clinic`.

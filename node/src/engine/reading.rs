@@ -233,7 +233,9 @@ impl Engine {
             return Ok(());
         };
         let (was_accepted, holder) = (got.row.state == GotState::Accepted, got.row.holder);
-        self.ring.destroy(&id)?;
+        if !wrong!(KeyKept) {
+            self.ring.destroy(&id)?;
+        }
         let records: Vec<RecordId> = self
             .values(RECEIVED, id.as_bytes())?
             .iter()

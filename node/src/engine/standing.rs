@@ -207,7 +207,7 @@ impl Engine {
             // Who follows the log hears of them from here as well: one device may be where another is not.
             taken.iter().for_each(|entry| self.push_entry(entry));
         }
-        if own > 0 {
+        if own > 0 && !wrong!(SignsFromCopy) {
             self.roll_back(from, own)?;
         }
         if !taken.is_empty() {
