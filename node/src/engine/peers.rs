@@ -868,7 +868,7 @@ impl Engine {
             return Ok(vec![]);
         };
         let (true, Some(party)) = (state.greeted, state.party) else {
-            if state.farewell.is_some() {
+            if state.farewell.is_some() && self.is_sound() {
                 return Ok(vec![Duty::Farewell]);
             }
             if state.stranger && state.ask_own_log {
