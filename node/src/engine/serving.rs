@@ -24,6 +24,8 @@ const RELEASES_A_MINUTE_MAX: u32 = 60;
 
 /// A segment with its keys, and the length of its row in bytes.
 type SizedSegment = (usize, SegmentAndKeys);
+/// Reads the segment with a number from where a shelf lies; none beyond its end.
+type ReadSegment<'a> = &'a dyn Fn(&Engine, u64) -> Result<Option<SizedSegment>, Failure>;
 
 /// A grant that this device can serve under.
 struct Served<'a> {
@@ -204,11 +206,7 @@ impl Engine {
     }
 
     /// As many segments as fit into an answer.
-    fn segments_from(
-        &self,
-        from: u64,
-        segment: &dyn Fn(&Self, u64) -> Result<Option<SizedSegment>, Failure>,
-    ) -> Result<Response, Failure> {
+    fn segments_from(&self, from: u64, segment: ReadSegment<'_>) -> Result<Response, Failure> {
         let mut segments = Vec::new();
         let mut bytes = 0;
         for seq in from.. {

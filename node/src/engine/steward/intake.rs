@@ -122,12 +122,12 @@ impl Engine {
         if party == self.me.party {
             return Ok(true);
         }
-        if !self.logs.contains_key(&party) {
+        if let std::collections::btree_map::Entry::Vacant(unknown) = self.logs.entry(party) {
             let Some(genesis) = entries.first() else { return Ok(false) };
             let Some(log) = PartyLog::start(genesis.clone()).ok().filter(|log| log.party() == party) else {
                 return Ok(false);
             };
-            self.logs.insert(party, Held::of(log));
+            unknown.insert(Held::of(log));
             let id = EntryId::from(genesis.id());
             self.put_bytes(ENTRIES, party.as_bytes(), id.as_bytes(), genesis.bytes().to_vec())?;
         }
