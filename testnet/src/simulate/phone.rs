@@ -146,7 +146,7 @@ impl World {
             Theft::Forks => {
                 let one = self.phone_signs(phone, party, revoke_nothing("one"), false)?;
                 let other = self.phone_signs(phone, party, revoke_nothing("other"), true)?;
-                if nth % 2 == 0 {
+                if nth.is_multiple_of(2) {
                     // One branch here, the other at the next clinic.
                     phone.all.retain(|bytes| *bytes != other);
                     more.push(entries(party, &phone.all));
