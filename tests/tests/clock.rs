@@ -138,11 +138,11 @@ fn a_reset_is_no_way_to_set_the_clock_back() {
 fn a_holders_head_of_the_future_does_not_spoil_its_later_ones() {
     let (mut world, grant, _) = granted();
     // What hana's node says while her clock, and hers alone, is two hours ahead.
-    let accepts = world.sent.iter().filter_map(|(.., body)| match Request::from_bytes(body) {
+    let mut accepts = world.sent.iter().filter_map(|(.., body)| match Request::from_bytes(body) {
         Ok(Request::Accept { accept }) => Signed::<Accept>::from_bytes(accept.into_vec()).verify().ok(),
         _ => None,
     });
-    let accept = accepts.last().unwrap().id();
+    let accept = accepts.next_back().unwrap().id();
     let (keys, grant) = (world.keys("hana"), grant.parse().unwrap());
     let device = keys.device.device();
     let chains = vec![Chain { device, segments: 1, last: None }];
