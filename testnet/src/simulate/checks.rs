@@ -31,8 +31,14 @@ impl World {
 
     /// Notes what an input brings, before the engine sees it.
     pub fn hears(&mut self, at: usize, input: &Input) -> Heard {
-        let mut heard =
-            Heard { label: "", asked: None, entries: false, own_log: false, stream: None, status_of: None };
+        let mut heard = Heard {
+            label: "",
+            asked: None,
+            entries: false,
+            own_log: BTreeSet::new(),
+            stream: None,
+            status_of: None,
+        };
         match input {
             Input::Command(..) => (heard.label, heard.entries) = ("command", true),
             Input::Records(..) => heard.label = "records",
@@ -100,12 +106,16 @@ impl World {
     ) {
         use karte_node::engine::Duty;
         heard.label = if answer.is_ok() { "answered" } else { "unanswered" };
-        heard.own_log = duty == Duty::OwnLog;
         heard.entries = matches!(duty, Duty::Hello | Duty::Log | Duty::OwnLog | Duty::Steward(_));
         let Ok(body) = answer else { return };
         match Response::from_bytes(body) {
             Ok(Response::Hello(hello)) => heard.status_of = self.hears_status(at, &hello.status),
             Ok(Response::Session { status, .. }) => heard.status_of = self.hears_status(at, &status),
+            Ok(Response::Entries { entries, .. }) if duty == Duty::OwnLog => {
+                let entries =
+                    entries.into_iter().map(|bytes| Signed::<Entry>::from_bytes(bytes.into_vec()).verify());
+                heard.own_log = entries.flatten().map(|entry| entry.id().into()).collect();
+            }
             _ => {}
         }
     }
@@ -131,20 +141,20 @@ impl World {
         self.nodes[at].commits = commits;
         self.nodes[at].floor_ms = self.nodes[at].floor_ms.max(self.clock(at));
         if heard.entries {
-            self.look_at_rows(at, heard.own_log);
+            self.look_at_rows(at, &heard.own_log);
         }
     }
 
     /// After a start: everything is compared.
     pub fn started(&mut self, at: usize) {
         self.nodes[at].commits = self.nodes[at].store.stats().commits;
-        self.look_at_rows(at, false);
+        self.look_at_rows(at, &BTreeSet::new());
         let held: Vec<PartyId> = self.nodes[at].view.held.keys().copied().collect();
         held.into_iter().for_each(|party| self.index_is_recomputation(at, party));
         self.acknowledged_is_there(at);
     }
 
-    fn look_at_rows(&mut self, at: usize, from_own_log: bool) {
+    fn look_at_rows(&mut self, at: usize, own_log: &BTreeSet<EntryId>) {
         let mut fresh: Vec<(PartyId, Vec<u8>)> = Vec::new();
         let mut count = 0;
         let view = &self.nodes[at].view;
@@ -166,7 +176,7 @@ impl World {
         for (party, bytes) in fresh {
             let Ok(entry) = Signed::<Entry>::from_bytes(bytes).verify() else { continue };
             let fact = self.fact(entry);
-            if from_own_log && party == me && fact.by().device == device {
+            if party == me && fact.by().device == device && own_log.contains(&fact.id().into()) {
                 self.nodes[at].view.is_rolled_back = true;
             }
             self.nodes[at].view.held.entry(party).or_default().insert(fact.id().into(), fact.clone());

@@ -725,8 +725,8 @@ pub struct Heard {
     pub asked: Option<(DeviceId, u64, Request)>,
     /// Entries may have been taken in.
     pub entries: bool,
-    /// It is the answer to a request for entries of the own log.
-    pub own_log: bool,
+    /// What came in answer to a request for entries of the own log. What is signed in the same step is not among it.
+    pub own_log: BTreeSet<EntryId>,
     /// A stream and who asks for it.
     pub stream: Option<(u64, Option<(DeviceId, Fetch)>)>,
     /// Whose Status may have come.
