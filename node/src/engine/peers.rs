@@ -581,6 +581,10 @@ impl Engine {
             return Ok(());
         };
         let Ok(status) = Signed::<Status>::from_bytes(bytes).verify() else {
+            // It vouches for nothing just now; what it has signed may end something all the same.
+            if party != self.me.party && self.follows(party) {
+                self.ask_log(peer);
+            }
             return Ok(());
         };
         if status.issued_ms > self.now.saturating_add(CLOCK_SKEW_MS_MAX) {
@@ -774,7 +778,11 @@ impl Engine {
             }
             (Duty::Status | Duty::News(_), Response::Done) => Ok(()),
             (duty, _) => {
-                // An answer that does not fit, or a Denied: not again at once.
+                // An answer that does not fit, or a Denied: not again at once. It may have overtaken a greeting, so what
+                // is asked for only once is due again.
+                if matches!(duty, Duty::Log | Duty::Status) {
+                    self.is_due_again(peer, duty);
+                }
                 let until = self.now + AGAIN_AFTER_MS;
                 if let Some(state) = self.peers.get_mut(&peer) {
                     state.paused.entry(duty).or_insert(until);

@@ -665,7 +665,8 @@ impl World {
             self.nodes[at].crash = None;
             self.start(at, false);
         }
-        self.events.retain(|_, event| !matches!(event, Event::ClockBack(..)));
+        // Nothing new happens from here on: what everybody must agree on has happened.
+        self.events.retain(|_, event| !matches!(event, Event::ClockBack(..) | Event::Step(_)));
         for round in 1..=3 {
             for patient in PATIENTS {
                 for clinic in CLINICS {
