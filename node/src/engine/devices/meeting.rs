@@ -142,17 +142,10 @@ impl Engine {
 
     /// This device has ended: what runs under its name ends.
     fn stop_signing(&mut self) {
-        let mut was_serving = !self.streams.is_empty();
-        for peer in self.peers.values_mut() {
-            was_serving |= !peer.serving.is_empty() || peer.is_greeted();
-            peer.end_sessions();
-        }
-        let cut: Vec<_> = std::mem::take(&mut self.streams).into_keys().collect();
-        self.out.extend(cut.into_iter().map(|stream| Effect::Go(stream, false)));
-        if was_serving {
-            tracing::error!("this device was ended by its party: it signs nothing more");
-        }
-        self.notice("this device was removed from its party: it signs nothing more");
+        self.end_here();
+        let why = self.require_sound().err().map(|failure| failure.message).unwrap_or_default();
+        tracing::error!(why, "this device signs nothing more");
+        self.notice(why);
     }
 
     // --- connections
