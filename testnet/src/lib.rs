@@ -11,6 +11,7 @@
 )]
 
 pub mod bench;
+pub mod cast;
 pub mod decide_bench;
 pub mod denied;
 pub mod faults;

@@ -8,30 +8,12 @@
 )]
 
 use karte_node::command::{Command, Filter, NewGrant};
-use karte_node::engine::{Answer, Policy};
+use karte_node::engine::Answer;
 use karte_node::failure::Kind;
 use karte_protocol::message::{Request, Response};
 use karte_protocol::time::{DAY_MS, HOUR_MS};
-use karte_testnet::world::{Draft, World};
-
-const DAEMON: Policy = Policy { accept_contacts: false, accept_grants: false, adopt: false, live: true };
-const CLINIC: Policy = Policy { accept_contacts: true, accept_grants: true, adopt: false, live: true };
-
-fn lab<'a>(text: &'a str, at_ms: i64) -> Draft<'a> {
-    Draft { kind: "fhir/Observation", category: "laboratory", code: "2160-0", at_ms, text }
-}
-
-fn list() -> Command {
-    Command::RecordList(Filter::default())
-}
-
-fn sync(contact: &str) -> Command {
-    Command::Sync { contact: Some(contact.into()), staff: "nurse Lim".into() }
-}
-
-fn open(id: impl ToString) -> Command {
-    Command::RecordOpen { id: id.to_string(), age: false, staff: "Dr Sato".into() }
-}
+use karte_testnet::cast::{CLINIC, DAEMON, lab, list, open, sync};
+use karte_testnet::world::World;
 
 fn laboratory_to(contact: &str) -> NewGrant {
     NewGrant {
@@ -54,9 +36,7 @@ fn introduced() -> World {
     let mut world = World::new();
     world.add("hana", DAEMON).unwrap();
     world.add("clinic", CLINIC).unwrap();
-    let card = world.items("clinic", Command::Card).unwrap()[0]["card"].as_str().unwrap().to_owned();
-    world.items("hana", Command::ContactAdd { card, alias: Some("clinic".into()) }).unwrap();
-    world.items("hana", sync("clinic")).unwrap();
+    world.introduce("hana", "clinic").unwrap();
     world
 }
 
@@ -175,9 +155,7 @@ fn a_grant_ends_by_itself_when_its_time_is_over() {
 fn a_clinic_writes_back_and_the_patients_standing_grant_carries_it_on() {
     let mut world = introduced();
     world.add("penang", CLINIC).unwrap();
-    let card = world.items("penang", Command::Card).unwrap()[0]["card"].as_str().unwrap().to_owned();
-    world.items("hana", Command::ContactAdd { card, alias: Some("penang".into()) }).unwrap();
-    world.items("hana", sync("penang")).unwrap();
+    world.introduce("hana", "penang").unwrap();
     give(&mut world, "hana", laboratory_to("clinic"));
     let hana = world.party("hana");
     let record = world.write("penang", hana, &lab("urea reduction 71 %", world.now)).unwrap();

@@ -8,7 +8,6 @@
 )]
 
 use karte_node::command::{Command, Filter, NewGrant};
-use karte_node::engine::Policy;
 use karte_node::failure::Failure;
 use karte_protocol::consent::Accept;
 use karte_protocol::id::RecordId;
@@ -16,10 +15,9 @@ use karte_protocol::message::Request;
 use karte_protocol::shelf::{Chain, ShelfHead};
 use karte_protocol::signed::{By, Signed, Verified};
 use karte_protocol::time::{DAY_MS, HOUR_MS};
+use karte_testnet::cast::{CLINIC, DAEMON};
 use karte_testnet::world::{Draft, World};
 
-const DAEMON: Policy = Policy { accept_contacts: false, accept_grants: false, adopt: false, live: true };
-const CLINIC: Policy = Policy { accept_contacts: true, accept_grants: true, adopt: false, live: true };
 /// 2099-01-01.
 const IN_2099: i64 = 4_070_908_800_000;
 
@@ -59,9 +57,7 @@ fn granted() -> (World, String, RecordId) {
     let mut world = World::new();
     world.add("hana", DAEMON).unwrap();
     world.add("clinic", CLINIC).unwrap();
-    let card = world.items("clinic", Command::Card).unwrap()[0]["card"].as_str().unwrap().to_owned();
-    world.items("hana", Command::ContactAdd { card, alias: Some("clinic".into()) }).unwrap();
-    sync(&mut world, "hana", "clinic").unwrap();
+    world.introduce("hana", "clinic").unwrap();
     let record = write(&mut world, "creatinine 612 umol/L");
     let grant = world.items("hana", Command::GrantAdd(to_the_clinic())).unwrap()[0]["id"].clone();
     open(&mut world, "clinic", &record).unwrap();

@@ -8,56 +8,27 @@
     reason = "a test fails where it is surprised"
 )]
 
-use karte_node::command::{Command, Filter, NewGrant};
-use karte_node::engine::{Answer, Harm, Input, Policy};
+use karte_node::command::{Command, Filter};
+use karte_node::engine::{Answer, Harm, Input};
 use karte_protocol::consent::Accept;
 use karte_protocol::entry::Entry;
 use karte_protocol::id::{DeviceId, GrantId, ObjectId, RecordId};
 use karte_protocol::message::{Fetch, Request, Response, Want};
 use karte_protocol::signed::Signed;
-use karte_protocol::time::DAY_MS;
-use karte_testnet::world::{Draft, World};
+use karte_testnet::cast::{CLINIC, DAEMON, lab, observations_to, open, sync};
+use karte_testnet::world::World;
 use std::collections::BTreeMap;
-
-const DAEMON: Policy = Policy { accept_contacts: false, accept_grants: false, adopt: false, live: true };
-const CLINIC: Policy = Policy { accept_contacts: true, accept_grants: true, adopt: false, live: true };
-
-fn lab<'a>(text: &'a str, at_ms: i64) -> Draft<'a> {
-    Draft { kind: "fhir/Observation", category: "laboratory", code: "2160-0", at_ms, text }
-}
-
-fn sync(contact: &str) -> Command {
-    Command::Sync { contact: Some(contact.into()), staff: "nurse Lim".into() }
-}
-
-fn open(id: impl ToString) -> Command {
-    Command::RecordOpen { id: id.to_string(), age: false, staff: "Dr Sato".into() }
-}
-
-fn laboratory_to(contact: &str) -> NewGrant {
-    NewGrant {
-        contact: contact.into(),
-        scope: Filter { kinds: vec!["fhir/Observation".into()], ..Filter::default() },
-        purpose: "TREAT".into(),
-        basis: "consent".into(),
-        expires_ms: 90 * DAY_MS,
-        offline_ms: 7 * DAY_MS,
-        ..NewGrant::default()
-    }
-}
 
 fn introduced() -> World {
     let mut world = World::new();
     world.add("hana", DAEMON).unwrap();
     world.add("clinic", CLINIC).unwrap();
-    let card = world.items("clinic", Command::Card).unwrap()[0]["card"].as_str().unwrap().to_owned();
-    world.items("hana", Command::ContactAdd { card, alias: Some("clinic".into()) }).unwrap();
-    world.items("hana", sync("clinic")).unwrap();
+    world.introduce("hana", "clinic").unwrap();
     world
 }
 
 fn give(world: &mut World) -> Result<String, karte_node::failure::Failure> {
-    let items = world.items("hana", Command::GrantAdd(laboratory_to("clinic")))?;
+    let items = world.items("hana", Command::GrantAdd(observations_to("clinic")))?;
     Ok(items[0]["id"].as_str().unwrap().to_owned())
 }
 

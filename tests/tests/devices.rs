@@ -7,7 +7,7 @@
     reason = "a test fails where it is surprised"
 )]
 
-use karte_node::command::{Command, Filter, NewGrant};
+use karte_node::command::{Command, Filter};
 use karte_node::engine::{Answer, Policy};
 use karte_protocol::consent::Status;
 use karte_protocol::entry::{Act, Device, Entry};
@@ -17,32 +17,16 @@ use karte_protocol::message::{Request, Response};
 use karte_protocol::own::{Invite, OwnItem, join_proof};
 use karte_protocol::signed::{By, Signed, Verified};
 use karte_protocol::time::{DAY_MS, HOUR_MS, SECOND_MS};
-use karte_testnet::world::{Draft, World};
+use karte_testnet::cast::{CLINIC, DAEMON, lab, observations_to, open, sync};
+use karte_testnet::world::World;
 use serde_json::Value;
-
-const DAEMON: Policy = Policy { accept_contacts: false, accept_grants: false, adopt: false, live: true };
-const CLINIC: Policy = Policy { accept_contacts: true, accept_grants: true, adopt: false, live: true };
-
-fn lab<'a>(text: &'a str, at_ms: i64) -> Draft<'a> {
-    Draft { kind: "fhir/Observation", category: "laboratory", code: "2160-0", at_ms, text }
-}
-
-fn open(id: impl ToString) -> Command {
-    Command::RecordOpen { id: id.to_string(), age: false, staff: "Dr Sato".into() }
-}
-
-fn sync(contact: &str) -> Command {
-    Command::Sync { contact: Some(contact.into()), staff: "nurse Lim".into() }
-}
 
 /// Hana's laptop, and a clinic that she knows.
 fn introduced() -> World {
     let mut world = World::new();
     world.add("laptop", DAEMON).unwrap();
     world.add("clinic", CLINIC).unwrap();
-    let card = world.items("clinic", Command::Card).unwrap()[0]["card"].as_str().unwrap().to_owned();
-    world.items("laptop", Command::ContactAdd { card, alias: Some("clinic".into()) }).unwrap();
-    world.items("laptop", sync("clinic")).unwrap();
+    world.introduce("laptop", "clinic").unwrap();
     world
 }
 
@@ -55,16 +39,7 @@ fn with_phone() -> World {
 }
 
 fn give(world: &mut World, from: &str) -> Result<String, karte_node::failure::Failure> {
-    let grant = NewGrant {
-        contact: "clinic".into(),
-        scope: Filter { kinds: vec!["fhir/Observation".into()], ..Filter::default() },
-        purpose: "TREAT".into(),
-        basis: "consent".into(),
-        expires_ms: 90 * DAY_MS,
-        offline_ms: 7 * DAY_MS,
-        ..NewGrant::default()
-    };
-    let items = world.items(from, Command::GrantAdd(grant))?;
+    let items = world.items(from, Command::GrantAdd(observations_to("clinic")))?;
     Ok(items[0]["id"].as_str().unwrap().to_owned())
 }
 

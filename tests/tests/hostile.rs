@@ -8,7 +8,7 @@
 )]
 
 use karte_node::command::{Command, Filter, NewGrant};
-use karte_node::engine::{Answer, Policy};
+use karte_node::engine::Answer;
 use karte_node::failure::Failure;
 use karte_protocol::card::Card;
 use karte_protocol::consent::Accept;
@@ -23,10 +23,8 @@ use karte_protocol::seal;
 use karte_protocol::shelf::{Chain, ShelfHead};
 use karte_protocol::signed::{By, Verified};
 use karte_protocol::time::DAY_MS;
+use karte_testnet::cast::{CLINIC, DAEMON};
 use karte_testnet::world::{Draft, World};
-
-const DAEMON: Policy = Policy { accept_contacts: false, accept_grants: false, adopt: false, live: true };
-const CLINIC: Policy = Policy { accept_contacts: true, accept_grants: true, adopt: false, live: true };
 
 /// A party made by hand, to say what no honest node would.
 struct Forger {

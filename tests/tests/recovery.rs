@@ -7,8 +7,8 @@
     reason = "a test fails where it is surprised"
 )]
 
-use karte_node::command::{Command, Filter, NewGrant, NewRecovery, WordsKey};
-use karte_node::engine::{Answer, Policy};
+use karte_node::command::{Command, Filter, NewRecovery, WordsKey};
+use karte_node::engine::Answer;
 use karte_node::failure::{Failure, Kind};
 use karte_node::recovery::Words;
 use karte_protocol::card;
@@ -16,16 +16,9 @@ use karte_protocol::entry::{Act, Entry};
 use karte_protocol::id::PartyId;
 use karte_protocol::message::{Request, Response};
 use karte_protocol::signed::Signed;
-use karte_protocol::time::DAY_MS;
-use karte_testnet::world::{Draft, World};
+use karte_testnet::cast::{CLINIC, DAEMON, lab, observations_to};
+use karte_testnet::world::World;
 use serde_json::Value;
-
-const ASKS: Policy = Policy { accept_contacts: false, accept_grants: false, adopt: false, live: true };
-const CLINIC: Policy = Policy { accept_contacts: true, accept_grants: true, adopt: false, live: true };
-
-fn lab(text: &str, at_ms: i64) -> Draft<'_> {
-    Draft { kind: "fhir/Observation", category: "laboratory", code: "2160-0", at_ms, text }
-}
 
 fn text(item: &Value, name: &str) -> String {
     item[name].as_str().unwrap_or_else(|| panic!("a text {name} in {item}")).to_owned()
@@ -44,7 +37,7 @@ fn meets(world: &mut World, one: &str, other: &str) {
 /// Hana, her clinic and her sister, who know her.
 fn three() -> World {
     let mut world = World::new();
-    world.add("hana", ASKS).unwrap();
+    world.add("hana", DAEMON).unwrap();
     world.add("clinic", CLINIC).unwrap();
     world.add("sister", CLINIC).unwrap();
     for other in ["clinic", "sister"] {
@@ -54,20 +47,8 @@ fn three() -> World {
 }
 
 fn give(world: &mut World, at: &str, contact: &str) -> Result<String, Failure> {
-    let items = world.items(at, Command::GrantAdd(laboratory_to(contact)))?;
+    let items = world.items(at, Command::GrantAdd(observations_to(contact)))?;
     Ok(text(&items[0], "id"))
-}
-
-fn laboratory_to(contact: &str) -> NewGrant {
-    NewGrant {
-        contact: contact.into(),
-        scope: Filter { kinds: vec!["fhir/Observation".into()], ..Filter::default() },
-        purpose: "TREAT".into(),
-        basis: "consent".into(),
-        expires_ms: 90 * DAY_MS,
-        offline_ms: 7 * DAY_MS,
-        ..NewGrant::default()
-    }
 }
 
 fn status(world: &mut World, at: &str, name: &str) -> String {
@@ -100,7 +81,7 @@ fn loses_everything(world: &mut World, new: &str) -> (String, String) {
     let item = &world.items("clinic", Command::ContactCard { contact: "hana".into() }).unwrap()[0];
     let log = card::from_text(&text(item, "card")).unwrap().log;
     let entries: Vec<Vec<u8>> = log.in_order().iter().map(|entry| entry.bytes().to_vec()).collect();
-    world.add_bare_device(new, &entries, ASKS).unwrap();
+    world.add_bare_device(new, &entries, DAEMON).unwrap();
     let item = world.items(new, Command::RecoveryStart).unwrap().remove(0);
     (text(&item, "request"), text(&item, "code"))
 }
@@ -202,7 +183,7 @@ fn a_changed_request_and_a_guessed_code_are_refused() {
         });
         let mut log = log.clone();
         log.swap(0, genesis.unwrap());
-        world.add_bare_device("thief", &log, ASKS).unwrap();
+        world.add_bare_device("thief", &log, DAEMON).unwrap();
         let item = world.items("thief", Command::RecoveryStart).unwrap().remove(0);
         (text(&item, "request"), text(&item, "code"))
     };
@@ -374,7 +355,7 @@ fn two_recoveries_are_a_dispute_and_that_is_said() {
                 request.identity.iter().map(|b| b.to_vec()).collect()
             })
             .unwrap();
-        world.add_bare_device("other", &log, ASKS).unwrap();
+        world.add_bare_device("other", &log, DAEMON).unwrap();
         world.items("other", Command::RecoveryStart).unwrap().remove(0)
     };
     let second = approval(&mut world, "sister", &text(&other, "request"), &text(&other, "code")).unwrap();

@@ -8,7 +8,6 @@
 )]
 
 use karte_node::command::{Approval, Command, Filter, NewRequest};
-use karte_node::engine::Policy;
 use karte_node::failure::Kind;
 use karte_protocol::chance::Chance;
 use karte_protocol::grant::{Onward, Scope};
@@ -17,20 +16,16 @@ use karte_protocol::message::{Request, Response};
 use karte_protocol::request::AccessRequest;
 use karte_protocol::signed::{By, Verified};
 use karte_protocol::time::{DAY_MS, HOUR_MS};
+use karte_testnet::cast::{CLINIC, DAEMON};
 use karte_testnet::world::{Draft, SeededChance, World};
 use serde_json::Value;
-
-const DAEMON: Policy = Policy { accept_contacts: false, accept_grants: false, adopt: false, live: true };
-const CLINIC: Policy = Policy { accept_contacts: true, accept_grants: true, adopt: false, live: true };
 
 /// A patient and a clinic that know each other, and three records.
 fn introduced() -> World {
     let mut world = World::new();
     world.add("hana", DAEMON).unwrap();
     world.add("clinic", CLINIC).unwrap();
-    let card = world.items("clinic", Command::Card).unwrap()[0]["card"].as_str().unwrap().to_owned();
-    world.items("hana", Command::ContactAdd { card, alias: Some("clinic".into()) }).unwrap();
-    sync(&mut world);
+    world.introduce("hana", "clinic").unwrap();
     write(&mut world, "fhir/Observation", "laboratory", "2160-0", "creatinine 612 umol/L");
     write(&mut world, "fhir/Observation", "vital-signs", "29463-7", "weight 62 kg");
     write(&mut world, "dicom/CT", "imaging", "CT", "abdomen");

@@ -7,7 +7,7 @@
     reason = "a test fails where it is surprised"
 )]
 
-use karte_node::command::{Command, Filter, NewGrant};
+use karte_node::command::{Command, NewGrant};
 use karte_node::engine::{Answer, Policy};
 use karte_node::failure::Kind;
 use karte_protocol::consent::Status;
@@ -15,51 +15,16 @@ use karte_protocol::id::RecordId;
 use karte_protocol::message::{Request, Response};
 use karte_protocol::signed::Signed;
 use karte_protocol::time::{DAY_MS, HOUR_MS, MINUTE_MS};
-use karte_testnet::world::{Draft, World};
+use karte_testnet::cast::{CLINIC, DAEMON, lab, list, observations_to, open, sync};
+use karte_testnet::world::World;
 use serde_json::Value;
 
-const DAEMON: Policy = Policy { accept_contacts: false, accept_grants: false, adopt: false, live: true };
-const CLINIC: Policy = Policy { accept_contacts: true, accept_grants: true, adopt: false, live: true };
 /// Acts only when told to, as `karte sync` without a daemon.
 const BY_HAND: Policy = Policy { live: false, ..CLINIC };
 const OFFLINE_MS: i64 = 7 * DAY_MS;
 
-fn lab<'a>(text: &'a str, at_ms: i64) -> Draft<'a> {
-    Draft { kind: "fhir/Observation", category: "laboratory", code: "2160-0", at_ms, text }
-}
-
-fn list() -> Command {
-    Command::RecordList(Filter::default())
-}
-
-fn sync(contact: &str) -> Command {
-    Command::Sync { contact: Some(contact.into()), staff: "nurse Lim".into() }
-}
-
-fn open(id: impl ToString) -> Command {
-    Command::RecordOpen { id: id.to_string(), age: false, staff: "Dr Sato".into() }
-}
-
-fn laboratory_to(contact: &str) -> NewGrant {
-    NewGrant {
-        contact: contact.into(),
-        scope: Filter { kinds: vec!["fhir/Observation".into()], ..Filter::default() },
-        purpose: "TREAT".into(),
-        basis: "consent".into(),
-        expires_ms: 90 * DAY_MS,
-        offline_ms: OFFLINE_MS,
-        ..NewGrant::default()
-    }
-}
-
 fn offer(quota_bytes: u64) -> Command {
     Command::StewardOffer { contact: "hana".into(), quota_bytes, for_ms: 365 * DAY_MS }
-}
-
-fn meet(world: &mut World, one: &str, other: &str) {
-    let card = world.items(other, Command::Card).unwrap()[0]["card"].as_str().unwrap().to_owned();
-    world.items(one, Command::ContactAdd { card, alias: Some(other.into()) }).unwrap();
-    world.items(one, sync(other)).unwrap();
 }
 
 fn give(world: &mut World, grant: NewGrant) -> String {
@@ -72,11 +37,11 @@ fn introduced(clinic: Policy) -> World {
     world.add("hana", DAEMON).unwrap();
     world.add("clinic", clinic).unwrap();
     world.add("pharmacy", DAEMON).unwrap();
-    meet(&mut world, "hana", "clinic");
+    world.introduce("hana", "clinic").unwrap();
     // The pharmacy asks its owner about everybody: it lets hana in, and nobody else.
     let card = world.items("hana", Command::Card).unwrap()[0]["card"].as_str().unwrap().to_owned();
     world.items("pharmacy", Command::ContactAdd { card, alias: Some("hana".into()) }).unwrap();
-    meet(&mut world, "hana", "pharmacy");
+    world.introduce("hana", "pharmacy").unwrap();
     world.pass(1);
     world
 }
@@ -91,7 +56,7 @@ struct Story {
 /// away from hana since it said yes.
 fn kept(clinic: Policy) -> Story {
     let mut world = introduced(clinic);
-    let grant = give(&mut world, laboratory_to("clinic"));
+    let grant = give(&mut world, observations_to("clinic"));
     world.items("pharmacy", offer(1 << 30)).unwrap();
     world.items("hana", Command::StewardAdd { contact: "pharmacy".into() }).unwrap();
     world.pass(1);
