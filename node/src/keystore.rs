@@ -127,6 +127,8 @@ impl Keys {
 pub trait Keyring: Send {
     /// The key of a grant, while it lives.
     fn reading(&self, grant: &GrantId) -> Option<&SealingKey>;
+    /// The grants whose keys live, in order of their ids.
+    fn held(&self) -> Vec<GrantId>;
     /// Keeps a key; durable when this returns.
     fn keep(&mut self, grant: GrantId, key: SealingKey) -> Result<(), KeystoreError>;
     /// Destroys a key; gone from the file when this returns. Destroying what is not there is no error.
@@ -142,6 +144,9 @@ pub struct MemoryKeyring(BTreeMap<GrantId, SealingKey>);
 impl Keyring for MemoryKeyring {
     fn reading(&self, grant: &GrantId) -> Option<&SealingKey> {
         self.0.get(grant)
+    }
+    fn held(&self) -> Vec<GrantId> {
+        self.0.keys().copied().collect()
     }
     fn keep(&mut self, grant: GrantId, key: SealingKey) -> Result<(), KeystoreError> {
         self.0.insert(grant, key);
@@ -352,6 +357,10 @@ impl Keystore {
 impl Keyring for Keystore {
     fn reading(&self, grant: &GrantId) -> Option<&SealingKey> {
         self.reading.get(grant)
+    }
+
+    fn held(&self) -> Vec<GrantId> {
+        self.reading.keys().copied().collect()
     }
 
     fn keep(&mut self, grant: GrantId, key: SealingKey) -> Result<(), KeystoreError> {

@@ -136,8 +136,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Grants whose key went before their row did: their end was under way when the node stopped.
-    pub(super) fn end_keyless(&mut self) -> Result<(), Failure> {
+    /// Keys are written around the commit, not in it. A grant whose key is gone was ending when the node stopped: it
+    /// ends now. A key whose grant is not accepted was made for an acceptance that nobody has seen: it is destroyed.
+    pub(super) fn match_keys_with_grants(&mut self) -> Result<(), Failure> {
+        for id in self.ring.held() {
+            if !self.got.get(&id).is_some_and(Got::is_live) {
+                self.ring.destroy(&id)?;
+            }
+        }
         for id in self.got.keys().copied().collect::<Vec<_>>() {
             let accepted = self.got.get(&id).is_some_and(Got::is_live);
             if accepted && self.ring.reading(&id).is_none() {

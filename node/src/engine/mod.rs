@@ -462,7 +462,7 @@ impl Engine {
             engine.load_standing(copied)?;
         }
         engine.move_chains()?;
-        engine.end_keyless()?;
+        engine.match_keys_with_grants()?;
         for holder in engine.logs.keys().copied().collect::<Vec<_>>() {
             engine.honour_ends(holder)?;
         }

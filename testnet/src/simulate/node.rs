@@ -46,6 +46,9 @@ impl Keyring for Ring {
     fn reading(&self, grant: &GrantId) -> Option<&SealingKey> {
         self.local.get(grant)
     }
+    fn held(&self) -> Vec<GrantId> {
+        self.local.keys().copied().collect()
+    }
     fn keep(&mut self, grant: GrantId, key: SealingKey) -> Result<(), KeystoreError> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).insert(grant, *key.expose_seed());
         self.local.insert(grant, key);

@@ -667,6 +667,10 @@ impl World {
         }
         // Nothing new happens from here on: what everybody must agree on has happened.
         self.events.retain(|_, event| !matches!(event, Event::ClockBack(..) | Event::Step(_)));
+        // Who still waits for what was sent on a slow way gives up, as it does on a real network.
+        for waits in self.in_flight.keys().copied().collect::<Vec<_>>() {
+            self.after(TIMEOUT_MS, Event::Answer(waits, Err("timed out".into())));
+        }
         for round in 1..=3 {
             for patient in PATIENTS {
                 for clinic in CLINICS {
