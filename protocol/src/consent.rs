@@ -9,7 +9,7 @@ use crate::time::UnixMs;
 use serde::{Deserialize, Serialize};
 
 /// "These are all heads of this log, as of now": freshness, apart from permission. Signed by a device of the
-/// party or by a named steward. Short-lived and never journaled.
+/// party or by a named steward. Short-lived; no entry of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Status {
@@ -74,7 +74,7 @@ pub struct Release {
     pub purpose: String,
     /// Who asks at the reader, in its own words.
     pub staff: String,
-    /// Only records shelved after this segment number are wanted.
+    /// Segments that the asker has already. It decides nothing: the segments wanted are asked for by number.
     pub since: u64,
     /// Never the same twice.
     pub nonce: Salt,

@@ -126,7 +126,7 @@ pub struct RecoverTerms {
     pub party: PartyId,
     /// The generation that begins.
     pub r#gen: u32,
-    /// Its first devices; the signer of the entry is one of them.
+    /// Its first devices; the first of them signs the entry.
     pub devices: Vec<Device>,
     /// Commitments of the next recovery.
     pub next_recovery: Vec<Digest>,

@@ -310,5 +310,5 @@ impl Scope {
     }
 }
 
-/// The largest sealed opening: a signed entry and a scope, and age's overhead for some devices.
+/// The largest opening, in bytes of CBOR. 256 KiB: a signed entry and a scope, with room.
 pub const OPENING_BYTES_MAX: usize = 4 * SIGNED_BYTES_MAX;

@@ -2,7 +2,8 @@
 
 /// Largest signed object, in bytes. 64 KiB: a segment of 1,000 records (34 KB) fits with room.
 pub const SIGNED_BYTES_MAX: usize = 64 * 1024;
-/// Largest sealed label, in bytes. 64 KiB: a label is a signed object and its author's identity entries travel beside it.
+/// Largest inside of a sealed label, in bytes. 256 KiB: a label is a signed object, and its author's identity entries travel
+/// beside it.
 pub const SEALED_LABEL_BYTES_MAX: usize = 256 * 1024;
 /// Records in one shelf segment. 1,000: the open list stays below [`SIGNED_BYTES_MAX`].
 pub const SEGMENT_RECORDS_MAX: usize = 1_000;

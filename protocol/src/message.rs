@@ -22,7 +22,7 @@ pub type Bytes = serde_bytes::ByteBuf;
 pub enum Request {
     /// Opens every connection, dialler first.
     Hello(Hello),
-    /// Entries of a log that the other may need; denials first.
+    /// Entries of a log that the other may need.
     Entries {
         /// Whose log.
         of: PartyId,

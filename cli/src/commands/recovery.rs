@@ -73,7 +73,7 @@ pub(crate) struct SetupArgs {
 /// Keep a recovery key for a contact
 ///
 /// Says yes to a contact that asked you. You can help it back after a loss, together with its other keepers; the key
-/// opens none of its records. The key is part of your own node: your other devices and your backups have it too.
+/// opens none of its records. The key is part of this node: its backups have it too.
 #[derive(clap::Args, Debug)]
 pub(crate) struct TrustArgs {
     /// Its alias, or its party id or the beginning of it

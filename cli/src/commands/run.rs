@@ -14,7 +14,7 @@ use serde_json::Value;
     karte run\n  \
     karte run --listen /ip4/0.0.0.0/udp/4711/quic-v1 --listen /ip4/0.0.0.0/tcp/4711")]
 pub(crate) struct Args {
-    /// Listen here; may be given several times [default: the settings, else any free port]
+    /// Listen here; may be given several times [default: the settings, which begin with UDP and TCP 4747]
     #[arg(long, value_name = "MULTIADDR")]
     listen: Vec<String>,
 }
