@@ -21,6 +21,8 @@ use std::rc::Rc;
 
 /// party → entry id → COSE bytes, in every node's store.
 const ENTRIES: Table = Table(1);
+/// "" → grant → what its reader keeps of it.
+const GOT: Table = Table(4);
 /// "" → grant → what its holder keeps of it.
 const GIVEN: Table = Table(3);
 /// grant → release id → COSE bytes, in a holder's store.
@@ -650,8 +652,9 @@ impl World {
             let row = self.nodes[patient].store.get(GIVEN, b"", meant.id.as_bytes());
             meant.holder == party && meant.reader == reader && matches!(row, Ok(Some(_)))
         };
+        // Nor does an entry whose offer never came: who was not offered a grant does not read under it.
         let is_offered = |meant: &Meant| {
-            self.held(clinic, party).is_some_and(|held| held.contains_key(&EntryId::from(meant.id)))
+            matches!(self.nodes[clinic].store.get(GOT, b"", meant.id.as_bytes()), Ok(Some(_)))
         };
         let follows = self.grants.iter().filter(is_known).any(is_offered);
         // Who holds the removal of the device that calls does not let it in.

@@ -380,7 +380,7 @@ impl World {
             let later = if number + 1 == count { 2 * HOUR_MS } else { SECOND_MS };
             self.after(later, Event::Feed(patient, None, Box::new(Input::Request(device, id, body))));
         }
-        self.after(3 * HOUR_MS, Event::Feed(patient, None, Box::new(Input::Disconnected(device))));
+        self.after(3 * HOUR_MS, Event::HangsUp(clinic, patient));
     }
 
     fn insiders_requests(

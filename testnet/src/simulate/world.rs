@@ -46,6 +46,8 @@ pub enum Event {
     Next(u64),
     /// A connection ends.
     Close(u64),
+    /// An insider of a clinic hangs up on a patient.
+    HangsUp(usize, usize),
     /// A clock is set right.
     ClockBack(usize, i64),
 }
@@ -296,6 +298,12 @@ impl World {
             }
             Event::Next(stream) => self.go_on(stream),
             Event::Close(conn) => self.close(conn),
+            Event::HangsUp(clinic, patient) => {
+                // A network tells of a peer's last connection alone: the clinic itself may have called meanwhile.
+                if self.conn(clinic, patient).is_none() {
+                    self.feed(patient, Input::Disconnected(self.nodes[clinic].device()));
+                }
+            }
             Event::ClockBack(at, by_ms) => {
                 self.nodes[at].off_ms -= by_ms;
                 self.story.tell(self.now, format!("{}'s clock is set right", NAMES[at]));
