@@ -1,6 +1,7 @@
 //! Cards: all that another party needs to check signatures and to dial. As text `karte:…`, also as a QR code.
 
 use crate::entry::Entry;
+use crate::id::{DeviceId, EntryId};
 use crate::identity::{LogError, PartyLog};
 use crate::limits::{CARD_CHARS_MAX, NAME_BYTES_MAX};
 use crate::signed::{Signed, SignedError, Statement, Verified};
@@ -86,6 +87,30 @@ pub fn from_text(text: &str) -> Result<Introduced, CardError> {
         .decode(body)
         .map_err(|error| CardError::Damaged(error.to_string()))?;
     introduce(&bytes)
+}
+
+/// The identity entries that go into a card of `device`: in order, those that show it to be of its party, and of the
+/// others, from the first on, what fits into `bytes_max` beside them.
+pub fn identity_within(log: &PartyLog, device: &DeviceId, bytes_max: usize) -> Vec<serde_bytes::ByteBuf> {
+    let needed = log.shows(device);
+    let mut left = bytes_max.saturating_sub(needed.iter().filter_map(|id| log.get(id)).map(length).sum());
+    let mut is_cut = false;
+    let mut goes = |entry: &&Verified<Entry>| {
+        if needed.contains(&EntryId::from(entry.id())) {
+            return true;
+        }
+        // What comes later may build on what was cut off.
+        is_cut |= length(entry) > left;
+        left = left.saturating_sub(length(entry));
+        !is_cut
+    };
+    let entries = log.identity_entries().into_iter().filter(|entry| goes(entry));
+    entries.map(|entry| serde_bytes::ByteBuf::from(entry.bytes())).collect()
+}
+
+/// In a card, in bytes: 5 are what CBOR writes before it.
+fn length(entry: &Verified<Entry>) -> usize {
+    entry.bytes().len().saturating_add(5)
 }
 
 /// Checks a card's bytes.

@@ -283,6 +283,23 @@ impl PartyLog {
         self.of_generation(generation).filter(names).map(|entry| entry.id().into()).min()
     }
 
+    /// The entries that show a device to be of this party, and no more: Genesis, the recoveries, and who named the device,
+    /// who named that one, and so on.
+    pub fn shows(&self, device: &DeviceId) -> BTreeSet<EntryId> {
+        let begins = |entry: &&Verified<Entry>| matches!(entry.act, Act::Genesis(_) | Act::Recover(_));
+        let mut needed: BTreeSet<EntryId> =
+            self.entries.values().filter(begins).map(|entry| entry.id().into()).collect();
+        let mut device = *device;
+        while let Some(naming) = self.naming(&device) {
+            if !needed.insert(naming) {
+                break;
+            }
+            let Some(by) = self.get(&naming).map(|entry| entry.by().device) else { break };
+            device = by;
+        }
+        needed
+    }
+
     /// Two entries of one device and one seq, if such are held: the proof of a fork.
     pub fn forked_pair(&self, device: &DeviceId) -> Option<(&Verified<Entry>, &Verified<Entry>)> {
         let (generation, _) = self.generation();

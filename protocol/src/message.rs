@@ -16,6 +16,24 @@ use serde::{Deserialize, Serialize};
 /// COSE bytes of a signed object, or an age file.
 pub type Bytes = serde_bytes::ByteBuf;
 
+/// Bytes of objects in one message, with what CBOR writes before each. 64 KiB less than a message: room for all else.
+const PARTS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
+/// What CBOR writes before a byte string of at most 4 GiB, in bytes (RFC 8949, section 3).
+const PART_HEAD_BYTES: usize = 5;
+
+/// How many objects of these lengths, from the first on, fit into one message.
+pub fn fitting(lengths: impl IntoIterator<Item = usize>) -> usize {
+    let mut left = PARTS_BYTES_MAX;
+    let mut fits = |length: usize| match left.checked_sub(length.saturating_add(PART_HEAD_BYTES)) {
+        Some(rest) => {
+            left = rest;
+            true
+        }
+        None => false,
+    };
+    lengths.into_iter().take_while(|length| fits(*length)).count()
+}
+
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

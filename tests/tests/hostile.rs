@@ -15,9 +15,10 @@ use karte_protocol::consent::Accept;
 use karte_protocol::encoding;
 use karte_protocol::entry::{Act, Device, Entry, Genesis};
 use karte_protocol::grant::{self, Onward, Opened, Opening, Reader, Scope};
-use karte_protocol::id::{GrantId, PartyId, Salt};
+use karte_protocol::id::{EntryId, GrantId, PartyId, Salt};
 use karte_protocol::identity::PartyLog;
 use karte_protocol::keys::{DeviceKey, Recipient, SealingKey};
+use karte_protocol::limits::MESSAGE_BYTES_MAX;
 use karte_protocol::message::{Hello, Request, Response};
 use karte_protocol::seal;
 use karte_protocol::shelf::{Chain, ShelfHead};
@@ -25,12 +26,15 @@ use karte_protocol::signed::{By, Verified};
 use karte_protocol::time::DAY_MS;
 use karte_testnet::cast::{CLINIC, DAEMON};
 use karte_testnet::world::{Draft, World};
+use std::cell::Cell;
 
 /// A party made by hand, to say what no honest node would.
 struct Forger {
     key: DeviceKey,
     party: PartyId,
     genesis: Verified<Entry>,
+    /// Its newest entry.
+    last: Cell<Option<EntryId>>,
 }
 
 impl Forger {
@@ -47,7 +51,8 @@ impl Forger {
         let genesis =
             Verified::sign(entry, By { party: None, r#gen: 0, device: key.device() }, &key).unwrap();
         let party = PartyLog::start(genesis.clone()).unwrap().party();
-        Self { key, party, genesis }
+        let last = Cell::new(Some(genesis.id().into()));
+        Self { key, party, genesis, last }
     }
 
     fn by(&self) -> By {
@@ -200,6 +205,7 @@ fn offer(world: &mut World, forger: &Forger, to: &str) -> GrantId {
     let act = Act::Grant { commitment: grant::commitment(&salt, &opened).unwrap() };
     let entry = Entry { seq: 1, prev: Some(forger.genesis.id().into()), at_ms: world.now, act };
     let entry = Verified::sign(entry, forger.by(), &forger.key).unwrap();
+    forger.last.set(Some(entry.id().into()));
     let opening = Opening {
         entry: entry.bytes().to_vec(),
         salt,
@@ -218,6 +224,51 @@ fn offer(world: &mut World, forger: &Forger, to: &str) -> GrantId {
 
 fn accept_of() -> karte_protocol::id::ObjectId {
     karte_protocol::id::ObjectId::from([7; 32])
+}
+
+#[test]
+fn a_log_longer_than_a_message_stops_nobody() {
+    let mut world = World::new();
+    world.add("clinic", CLINIC).unwrap();
+    let forger = Forger::new(1, recipient());
+    let second = DeviceKey::from_seed(&[2; 32]);
+    world.connect_forged("clinic", forger.key.device());
+    world.forged_request("clinic", forger.key.device(), forger.hello("mallory", world.now)).unwrap();
+    offer(&mut world, &forger, "clinic");
+    // The offer took seq 1. Each entry ends a device that nobody has; at last the second device is named and ended.
+    let mut prev = forger.last.get();
+    let mut seq = 2;
+    let mut next = |act: Act| {
+        let entry = Entry { seq, prev, at_ms: 0, act };
+        let entry = Verified::sign(entry, forger.by(), &forger.key).unwrap();
+        (seq, prev) = (seq + 1, Some(entry.id().into()));
+        entry
+    };
+    let named = next(Act::AddDevice(Device { device: second.device(), recipients: vec![recipient()] }));
+    let mut entries = vec![named];
+    for number in 0_u32..6_000 {
+        let mut seed = [3; 32];
+        seed[..4].copy_from_slice(&number.to_be_bytes());
+        entries.push(next(Act::RemoveDevice { device: seed.into(), last_valid_seq: 0 }));
+    }
+    entries.push(next(Act::RemoveDevice { device: second.device(), last_valid_seq: 0 }));
+    assert!(entries.iter().map(|entry| entry.bytes().len()).sum::<usize>() > MESSAGE_BYTES_MAX);
+    for part in entries.chunks(2_000) {
+        let entries = part.iter().map(|entry| entry.bytes().to_vec().into()).collect();
+        let body = Request::Entries { of: forger.party, entries }.to_bytes().unwrap();
+        let answer = world.forged_request("clinic", forger.key.device(), body).unwrap();
+        assert_eq!(answer, Response::Done.to_bytes().unwrap());
+    }
+    // The ended device knocks, and is told so by as much of the log as one message holds.
+    world.connect_forged("clinic", second.device());
+    let by = By { device: second.device(), ..forger.by() };
+    let identity = vec![forger.genesis.bytes().to_vec().into(), entries[0].bytes().to_vec().into()];
+    let card = Card { name: "mallory".into(), kind: "patient".into(), addresses: vec![], identity, at_ms: 0 };
+    let card = Verified::sign(card, by, &second).unwrap();
+    let hello = Hello { card: card.bytes().to_vec().into(), status: vec![].into() };
+    world.forged_request("clinic", second.device(), Request::Hello(hello).to_bytes().unwrap()).unwrap();
+    world.pass(10_000);
+    assert_eq!(contacts(&mut world, "clinic"), ["mallory"], "the clinic still stands");
 }
 
 #[test]

@@ -692,7 +692,10 @@ impl Engine {
     }
 
     pub(super) fn reply(&mut self, id: RequestId, response: &Response) -> Result<(), Failure> {
-        let bytes = response.to_bytes()?;
+        let bytes = response.to_bytes().or_else(|error| {
+            tracing::warn!(%error, "not answered");
+            Response::Denied.to_bytes()
+        })?;
         self.out.push(Effect::Reply(id, bytes));
         Ok(())
     }

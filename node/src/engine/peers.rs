@@ -14,7 +14,7 @@ use karte_protocol::consent::{Receipt, Release, Status};
 use karte_protocol::entry::Entry;
 use karte_protocol::id::{DeviceId, GrantId, ObjectId, PartyId};
 use karte_protocol::limits::{CLOCK_SKEW_MS_MAX, LEASE_MS_MAX};
-use karte_protocol::message::{Bytes, Request, Response};
+use karte_protocol::message::{self, Bytes, Request, Response};
 use karte_protocol::signed::{Signed, Verified};
 use karte_protocol::time::{MINUTE_MS, SECOND_MS, UnixMs};
 use serde_json::{Value, json};
@@ -993,9 +993,19 @@ impl Engine {
             Duty::Answer(id) => self.answer_message(id),
             Duty::Receipts => self.receipts_request(peer)?,
         };
-        if let Some(request) = request {
-            self.mark(peer, duty);
-            self.out.push(Effect::Request(peer, duty, request.to_bytes()?));
+        let Some(request) = request else { return Ok(()) };
+        match request.to_bytes() {
+            Ok(bytes) => {
+                self.mark(peer, duty);
+                self.out.push(Effect::Request(peer, duty, bytes));
+            }
+            // Everything that can grow is cut to fit. Should something be left, it is not worth ending the node.
+            Err(error) => {
+                tracing::warn!(?duty, %error, "not sent");
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.pause(duty, self.now);
+                }
+            }
         }
         Ok(())
     }
@@ -1009,8 +1019,9 @@ impl Engine {
     fn entries_request(&mut self, peer: DeviceId) -> Option<Request> {
         let of = self.me.party;
         let state = self.peers.get_mut(&peer)?;
-        state.pushed = state.to_push.len();
-        Some(Request::Entries { of, entries: state.to_push.clone() })
+        state.pushed = message::fitting(state.to_push.iter().map(|entry| entry.len()));
+        let entries = state.to_push.iter().take(state.pushed).cloned().collect();
+        Some(Request::Entries { of, entries })
     }
 
     fn status_request(&mut self, peer: DeviceId) -> Result<Option<Request>, Failure> {

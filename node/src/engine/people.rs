@@ -10,9 +10,11 @@ use karte_protocol::consent::{Library, Status};
 use karte_protocol::decide;
 use karte_protocol::entry::{Act, Entry};
 use karte_protocol::id::{DeviceId, EntryId, PartyId};
-use karte_protocol::identity::{Head, PartyLog};
-use karte_protocol::limits::{CLOCK_SKEW_MS_MAX, LEASE_MS_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX};
-use karte_protocol::message::{Bytes, Hello};
+use karte_protocol::identity::{Head, PartyLog, State};
+use karte_protocol::limits::{
+    CARD_CHARS_MAX, CLOCK_SKEW_MS_MAX, DEVICES_MAX, LEASE_MS_MAX, NAME_BYTES_MAX, SIGNED_BYTES_MAX,
+};
+use karte_protocol::message::{self, Bytes, Hello};
 use karte_protocol::signed::{Signed, SignedError, Verified};
 use karte_protocol::time::{MINUTE_MS, UnixMs};
 use serde_json::{Value, json};
@@ -27,8 +29,8 @@ const ALIAS_BYTES_MAX: usize = 80;
 /// How old a kept Status may be before a newer one replaces it, in milliseconds. 10 minutes: what a power cut may
 /// take from a reader's offline limit, for one row in that time.
 const KEEP_HEARD_EVERY_MS: i64 = 10 * MINUTE_MS;
-/// Bytes of entries in one message: the rest of a MiB is for the envelope.
-const ENTRIES_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
+/// Identity entries in the card of a Hello, in bytes: the rest of a signed object is for names, addresses and signature.
+const CARD_IDENTITY_BYTES_MAX: usize = SIGNED_BYTES_MAX - 8 * 1024;
 
 /// A party this node knows of.
 pub(super) struct Contact {
@@ -97,15 +99,37 @@ impl Engine {
 
     /// The own card, fresh.
     pub(super) fn card(&self) -> Result<Verified<Card>, Failure> {
-        let identity = self.mine().log.identity_entries();
+        self.card_with(CARD_IDENTITY_BYTES_MAX, self.card_addresses())
+    }
+
+    /// A card whose identity entries, beside those that show this device, take at most `identity_bytes`.
+    fn card_with(&self, identity_bytes: usize, addresses: Vec<String>) -> Result<Verified<Card>, Failure> {
         let card = Card {
             name: self.me.name.clone(),
             kind: self.me.kind.clone(),
-            addresses: self.card_addresses(),
-            identity: identity.iter().map(|entry| Bytes::from(entry.bytes().to_vec())).collect(),
+            addresses,
+            identity: card::identity_within(&self.mine().log, &self.device(), identity_bytes),
             at_ms: self.now,
         };
         Ok(Verified::sign(card, self.by(), &self.keys.device)?)
+    }
+
+    /// The own card as a text that can be taken in: of a party with many entries or addresses only as much as fits. The
+    /// greeting brings the rest.
+    fn card_text(&self) -> Result<(Verified<Card>, String), Failure> {
+        let mut addresses = self.card_addresses();
+        let mut card = self.card()?;
+        loop {
+            let text = card::to_text(&card);
+            if text.len() <= CARD_CHARS_MAX || (card.identity.len() <= 1 && addresses.is_empty()) {
+                return Ok((card, text));
+            }
+            let brief = self.card_with(0, addresses.clone())?;
+            if brief.identity.len() == card.identity.len() {
+                addresses.pop();
+            }
+            card = self.card_with(0, addresses.clone())?;
+        }
     }
 
     /// The own addresses, and where the stewards are: at most 8 in all.
@@ -116,14 +140,14 @@ impl Engine {
     }
 
     pub(super) fn show_card(&self) -> Result<Vec<Value>, Failure> {
-        let card = self.card()?;
+        let (card, text) = self.card_text()?;
         Ok(vec![json!({
             "party": self.me.party.to_string(),
             "name": self.me.name,
             "kind": self.me.kind,
             "device": self.device().to_hex(),
             "addresses": card.addresses,
-            "card": card::to_text(&card),
+            "card": text,
         })])
     }
 
@@ -501,16 +525,10 @@ impl Engine {
         let Some(held) = self.logs.get(&of) else {
             return (vec![], false);
         };
-        let mut bytes = 0;
-        let mut entries = Vec::new();
-        for entry in held.log.beyond(have) {
-            bytes += entry.bytes().len() + 8;
-            if bytes > ENTRIES_BYTES_MAX {
-                return (entries, true);
-            }
-            entries.push(Bytes::from(entry.bytes().to_vec()));
-        }
-        (entries, false)
+        let beyond = held.log.beyond(have);
+        let entries = in_one_message(&beyond);
+        let more = entries.len() < beyond.len();
+        (entries, more)
     }
 
     /// How far each chain of a party is held without a gap.
@@ -525,8 +543,9 @@ impl Engine {
         self.require_sound()?;
         self.require_vouching()?;
         let state = &self.mine().state;
+        let heads = heads_to_tell(state);
         if let Some(status) = self.latest.get(&self.me.party)
-            && status.heads == state.heads
+            && status.heads == heads
             && status.identity == state.identity
             && (0..LEASE_MS_MAX / 4).contains(&(self.now - status.issued_ms))
         {
@@ -535,7 +554,7 @@ impl Engine {
         let status = Status {
             of: self.me.party,
             r#gen: state.generation,
-            heads: state.heads.clone(),
+            heads,
             identity: state.identity,
             issued_ms: self.now,
             lease_ms: LEASE_MS_MAX,
@@ -675,6 +694,23 @@ impl Engine {
         self.out.push(Effect::Dial { party, devices, addresses, at });
         true
     }
+}
+
+/// The ends that a Status names: all of them, and of more than it may name those of live devices first.
+fn heads_to_tell(state: &State) -> Vec<Head> {
+    let mut heads = state.heads.clone();
+    if heads.len() > DEVICES_MAX {
+        heads.sort_by_key(|head| !state.has_device(&head.device));
+        heads.truncate(DEVICES_MAX);
+        heads.sort_by_key(|head| head.device);
+    }
+    heads
+}
+
+/// Entries for one message: as many as fit, from the first.
+pub(super) fn in_one_message(entries: &[&Verified<Entry>]) -> Vec<Bytes> {
+    let many = message::fitting(entries.iter().map(|entry| entry.bytes().len()));
+    entries.iter().take(many).map(|entry| Bytes::from(entry.bytes().to_vec())).collect()
 }
 
 /// Puts a kept entry into its log, or begins that; false if something it needs is not there yet.

@@ -15,6 +15,7 @@ use karte_protocol::id::{GrantId, ObjectId, PartyId, RecordId};
 use karte_protocol::keys::Recipient;
 use karte_protocol::label::Label;
 use karte_protocol::limits::{LIST_ITEMS_MAX, TEXT_BYTES_MAX};
+use karte_protocol::message;
 use karte_protocol::signed::{Signed, Verified};
 use std::collections::BTreeMap;
 
@@ -176,8 +177,8 @@ impl Engine {
             }
         }
         due.sort_by_key(|receipt| (receipt.grant, receipt.seq));
-        // 1,000: some 300 KB; the next ones follow when these are confirmed.
-        due.truncate(1_000);
+        // The next ones follow when these are confirmed.
+        due.truncate(message::fitting(due.iter().map(|receipt| receipt.bytes().len())));
         Ok(due)
     }
 

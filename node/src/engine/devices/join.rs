@@ -16,7 +16,7 @@ use karte_protocol::entry::{Act, Device, Entry};
 use karte_protocol::id::{DeviceId, Digest, EntryId, PartyId};
 use karte_protocol::identity::PartyLog;
 use karte_protocol::keys::{Recipient, SealingKey};
-use karte_protocol::limits::DEVICES_MAX;
+use karte_protocol::limits::{DEVICES_MAX, MESSAGE_BYTES_MAX};
 use karte_protocol::message::{Bytes, Request, Response};
 use karte_protocol::own::{self, Invite};
 use karte_protocol::seal;
@@ -27,6 +27,8 @@ use zeroize::Zeroizing;
 
 /// Invitations that are open at one time. 16: a person sets up one device after another.
 const INVITES_MAX: usize = 16;
+/// Identity entries that a new device is given, in bytes. 512 KiB: half a message; it asks for the others when it is in.
+const JOINED_IDENTITY_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 /// Longest life of an invitation, in milliseconds. 7 days: a device that comes by mail.
 const INVITE_MS_MAX: i64 = 7 * DAY_MS;
 /// Largest text of all library identities, in bytes. 64 KiB: some 800 of them.
@@ -102,8 +104,7 @@ impl Engine {
         let Some(library) = self.published_library()? else {
             return Ok(Response::Denied);
         };
-        let entries = self.mine().log.identity_entries();
-        let entries = entries.iter().map(|entry| Bytes::from(entry.bytes().to_vec())).collect();
+        let entries = card::identity_within(&self.mine().log, &peer, JOINED_IDENTITY_BYTES_MAX);
         let (library, recovery) = (library.bytes().to_vec().into(), self.library_recovery()?);
         Ok(Response::Joined { entries, library, recovery })
     }

@@ -1,6 +1,7 @@
 //! Meeting another device of the own party: greeting, the own log, and the last word to one that was removed.
 
 use super::super::peers::{Duty, Redial};
+use super::super::people::in_one_message;
 use super::super::rows::{AddressRow, DEVICE_ADDRESSES, DEVICES};
 use super::super::{Effect, Engine};
 use crate::failure::Failure;
@@ -108,8 +109,7 @@ impl Engine {
 
     pub(in super::super) fn farewell_request(&mut self, peer: DeviceId) -> Option<Request> {
         let of = self.peers.get_mut(&peer)?.farewell.take()?;
-        let entries = self.logs.get(&of)?.log.identity_entries();
-        let entries = entries.iter().map(|entry| Bytes::from(entry.bytes().to_vec())).collect();
+        let entries = in_one_message(&self.logs.get(&of)?.log.identity_entries());
         Some(Request::Entries { of, entries })
     }
 

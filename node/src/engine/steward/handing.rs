@@ -1,5 +1,6 @@
 //! The holder's side: stewards named and ended, and what they are handed.
 
+use super::super::people::in_one_message;
 use super::super::rows::{LABELS, META, OWN_SHELF, RELEASES, SEGMENTS, StewardRow, TOP};
 use super::super::select::time_text;
 use super::super::{Engine, Serving, decode_row};
@@ -289,7 +290,7 @@ impl Engine {
         let keep = Keep::Grant {
             opening: seal::seal_to(&opening, &to)?.into(),
             accept: accept.bytes().to_vec().into(),
-            reader: entries.iter().map(|entry| Bytes::from(entry.bytes().to_vec())).collect(),
+            reader: in_one_message(&entries),
         };
         let kept = KeptGrant {
             grant: id,

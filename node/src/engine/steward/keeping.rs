@@ -14,7 +14,9 @@ use karte_protocol::entry::Act;
 use karte_protocol::grant::Opened;
 use karte_protocol::id::{DeviceId, EntryId, GrantId, ObjectId, PartyId, RecordId};
 use karte_protocol::limits::LEASE_MS_MAX;
-use karte_protocol::message::{Bytes, Fetch, Keeping, KeptGrant, Request, Response, SegmentAndKeys, Want};
+use karte_protocol::message::{
+    self, Bytes, Fetch, Keeping, KeptGrant, Request, Response, SegmentAndKeys, Want,
+};
 use karte_protocol::signed::Verified;
 use karte_protocol::time::UnixMs;
 use serde_json::{Value, json};
@@ -22,7 +24,7 @@ use std::collections::BTreeMap;
 
 /// Releases and receipts that wait for one holder. 10,000: a busy clinic's month; beyond it readers keep their own.
 const OWED_MAX: usize = 10_000;
-/// Releases and receipts handed back in one message. 500: some 300 KB.
+/// Releases and receipts handed back in one message, if they fit. 500: usually some 300 KB.
 const SERVED_MAX: usize = 500;
 
 impl Engine {
@@ -346,25 +348,33 @@ impl Engine {
 
     pub(super) fn served_request(&mut self, peer: DeviceId) -> Result<Option<Request>, Failure> {
         let Some(holder) = self.peers.get(&peer).and_then(|state| state.party) else { return Ok(None) };
-        let (mut releases, mut receipts, mut ids) = (vec![], vec![], vec![]);
+        let mut owed: Vec<(ObjectId, bool, Vec<u8>)> = Vec::new();
         for (item, grant) in self.values(OUTBOX, holder.as_bytes())? {
             let Some(id) = ObjectId::from_slice(&item).filter(|_| self.is_kept_grant(&holder, &grant)) else {
                 continue;
             };
-            if let Some(bytes) = self.store.get(RELEASES, &grant, &item)? {
-                releases.push(Bytes::from(bytes));
-            } else if let Some(bytes) = self.store.get(RECEIPTS, &grant, &item)? {
-                receipts.push(Bytes::from(bytes));
-            }
-            ids.push(id);
-            if ids.len() >= SERVED_MAX {
+            let release = self.store.get(RELEASES, &grant, &item)?;
+            let is_release = release.is_some();
+            let receipt = if is_release { None } else { self.store.get(RECEIPTS, &grant, &item)? };
+            owed.push((id, is_release, release.or(receipt).unwrap_or_default()));
+            if owed.len() >= SERVED_MAX {
                 break;
             }
         }
-        if ids.is_empty() {
+        if owed.is_empty() {
             self.steward.owes.remove(&holder);
             return Ok(None);
         }
+        owed.truncate(message::fitting(owed.iter().map(|(_, _, bytes)| bytes.len())));
+        let ids = owed.iter().map(|(id, ..)| *id).collect();
+        // An empty one is no longer here: it is only struck off the list.
+        owed.retain(|(_, _, bytes)| !bytes.is_empty());
+        let (releases, receipts): (Vec<_>, Vec<_>) =
+            owed.into_iter().partition(|(_, is_release, _)| *is_release);
+        let bytes = |owed: Vec<(ObjectId, bool, Vec<u8>)>| {
+            owed.into_iter().map(|(_, _, bytes)| Bytes::from(bytes)).collect::<Vec<_>>()
+        };
+        let (releases, receipts) = (bytes(releases), bytes(receipts));
         if let Some(state) = self.peers.get_mut(&peer) {
             state.errands.served = ids;
         }

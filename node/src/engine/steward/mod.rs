@@ -23,7 +23,7 @@ use crate::failure::Failure;
 use karte_protocol::consent::Accept;
 use karte_protocol::grant::OpenGrant;
 use karte_protocol::id::{DeviceId, Digest, EntryId, GrantId, ObjectId, PartyId, RecordId};
-use karte_protocol::message::{Bytes, Keeping, KeptGrant, Request, Response};
+use karte_protocol::message::{self, Bytes, Keeping, KeptGrant, Request, Response};
 use karte_protocol::shelf::ShelfHead;
 use karte_protocol::signed::{Signed, Verified};
 use karte_protocol::time::UnixMs;
@@ -324,7 +324,9 @@ impl Engine {
 
     fn forward_request(&mut self, peer: DeviceId, of: PartyId) -> Option<Request> {
         let errands = &mut self.peers.get_mut(&peer)?.errands;
-        let entries = errands.forwards.get(&of)?.clone();
+        let waiting = errands.forwards.get(&of)?;
+        let many = message::fitting(waiting.iter().map(|entry| entry.len()));
+        let entries: Vec<Bytes> = waiting.iter().take(many).cloned().collect();
         errands.forwarded.insert(of, entries.len());
         Some(Request::Entries { of, entries })
     }
