@@ -75,6 +75,10 @@ fn a_second_device_kept_from_hearing_stops_at_the_bound_and_stays_stopped() {
             None
         }
     };
+    say!(
+        "acceptance 2, second device: revoked on the laptop, which {}",
+        if cut_off.is_some() { "runs on with its cable pulled" } else { "is off" }
+    );
 
     let mut served = BEFORE;
     for (nth, (day, serves)) in [(6, true), (8, false), (8, false)].into_iter().enumerate() {

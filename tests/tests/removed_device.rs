@@ -197,9 +197,9 @@ fn alias(world: &mut World) -> String {
 /// The id of the Accept that the clinic signed.
 fn accepted(world: &World) -> ObjectId {
     let sent = world.sent.iter().filter(|(from, ..)| from == "clinic");
-    let accepts = sent.filter_map(|(_, _, body)| match Request::from_bytes(body) {
+    let mut accepts = sent.filter_map(|(_, _, body)| match Request::from_bytes(body) {
         Ok(Request::Accept { accept }) => Signed::<Accept>::from_bytes(accept.into_vec()).verify().ok(),
         _ => None,
     });
-    accepts.last().unwrap().id()
+    accepts.next_back().unwrap().id()
 }
