@@ -190,7 +190,9 @@ pub fn holds_all(status: &Status, log: &PartyLog, state: &State) -> bool {
 
 /// Whether a Status that passes was also signed by a device of the party itself.
 pub fn is_device_signed(status: &Verified<Status>, state: &State) -> bool {
-    status.is_by(state.party) && (state.has_device(&status.by().device) || wrong!(RemovedDeviceStatus))
+    let device = &status.by().device;
+    status.is_by(state.party) && (state.has_device(device) || wrong!(RemovedDeviceStatus))
+        || wrong!(StewardsWordHeard) && state.has_steward_device(device)
 }
 
 /// Whether a Status is signed by a live device of the party or of its steward.

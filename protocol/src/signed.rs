@@ -358,6 +358,32 @@ mod tests {
         }
     }
 
+    /// The heads that CBOR has for a byte string of this length, the shortest first.
+    fn heads(length: u16) -> Vec<Vec<u8>> {
+        let [high, low] = length.to_be_bytes();
+        let mut heads = vec![];
+        heads.extend((length < 24).then(|| vec![0x40 + low]));
+        heads.extend((high == 0).then(|| vec![0x58, low]));
+        heads.push(vec![0x59, high, low]);
+        heads.push(vec![0x5a, 0, 0, high, low]);
+        heads.push(vec![0x5b, 0, 0, 0, 0, 0, 0, high, low]);
+        heads
+    }
+
+    /// Else its signer could make two objects of one payload, both with a good signature.
+    #[test]
+    fn a_length_that_is_written_longer_than_it_must_be_is_refused() {
+        for length in [0, 1, 23, 24, 255, 256, 4_000] {
+            let payload = vec![0x61; usize::from(length)];
+            for (nth, head) in heads(length).into_iter().enumerate() {
+                let bytes = [ENVELOPE, &head, &payload, SIGNATURE, &[7; 64]].concat();
+                let read = coset::CoseSign1::from_tagged_slice(&bytes).expect("others read it");
+                assert_eq!(read.payload, Some(payload.clone()));
+                assert_eq!(as_we_have_it(&bytes).is_some(), nth == 0, "{length} bytes after {head:x?}");
+            }
+        }
+    }
+
     #[test]
     fn a_kind_is_never_taken_for_another() {
         let refused = Signed::<Other>::from_bytes(note().bytes()).verify();

@@ -59,6 +59,8 @@ variants! {
     PostDatedKept = "post-dated-kept",
     /// Rule 7: the offline limit does not bind.
     OfflineIgnored = "offline-ignored",
+    /// Rule 7: the offline limit counts from a steward's Status too.
+    StewardsWordHeard = "stewards-word-heard",
     /// Rule 7: a Release opens a session a second time.
     ReleaseReplayed = "release-replayed",
     /// Rule 7: a Release for another device is taken.

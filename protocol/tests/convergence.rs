@@ -268,6 +268,24 @@ fn a_chain_that_comes_in_order_is_followed() {
     assert!(!node.state.grants.contains_key(&id_of(&behind_a_gap)));
 }
 
+/// A short cut that forgot to ask whether the device is live would let a stolen one grant after its removal.
+#[test]
+fn what_a_removed_device_goes_on_to_sign_is_not_followed() {
+    let (mut phone, mut laptop) = (Writer::named("phone"), Writer::named("laptop"));
+    let mut node = Node::of(&phone.begins(&[], 1));
+    node.takes(&phone.adds(&mut laptop));
+    let before = laptop.grants("before");
+    node.takes(&before);
+    node.takes(&phone.removes(&laptop, 0));
+    let followed = node.followed;
+    let beyond = laptop.grants("beyond");
+    node.takes(&beyond);
+    node.takes(&laptop.revokes(&before));
+    assert_eq!(node.followed, followed, "its chain is whole, and it is live no more");
+    assert!(!node.state.grants.contains_key(&id_of(&beyond)));
+    assert!(node.state.revoked.contains(&id_of(&before)), "what it denies counts all the same");
+}
+
 // --- two branches, three nodes
 
 /// A laptop that was copied, and two copies that go on from one place.

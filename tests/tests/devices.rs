@@ -280,6 +280,10 @@ fn a_device_kept_from_its_sibling_stops_at_the_bound_and_stays_stopped() {
     world.pass(7 * HOUR_MS);
     assert_eq!(statuses(&world, "phone").len(), said, "no Status is signed past the bound");
     assert!(!world.has_payload("clinic", &late), "nothing is served past the bound");
+    let audit = world.items("phone", Command::AuditList).unwrap();
+    let refused = audit.iter().filter(|line| line["event"] == "refused");
+    let notes: Vec<&str> = refused.filter_map(|line| line["note"].as_str()).collect();
+    assert!(notes.iter().any(|note| note.contains("offline limit")), "its user is told why: {notes:?}");
     // Not after a restart either.
     let rows = world.copy("phone");
     world.start_from("phone", rows, false).unwrap();

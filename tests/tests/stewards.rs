@@ -13,7 +13,7 @@ use karte_node::failure::Kind;
 use karte_protocol::consent::Status;
 use karte_protocol::id::RecordId;
 use karte_protocol::message::{Request, Response};
-use karte_protocol::signed::Signed;
+use karte_protocol::signed::{Signed, Verified};
 use karte_protocol::time::{DAY_MS, HOUR_MS, MINUTE_MS};
 use karte_testnet::cast::{CLINIC, DAEMON, lab, list, observations_to, open, sync};
 use karte_testnet::world::World;
@@ -227,6 +227,17 @@ fn a_steward_that_hears_nothing_stops_at_the_bound_and_stays_stopped_after_a_res
     world.items("clinic", sync("hana")).unwrap();
 }
 
+/// The Statuses of hana that came with sessions at the pharmacy.
+fn vouched(world: &World) -> Vec<Verified<Status>> {
+    let hana = world.party("hana");
+    let replied = world.replied.iter().filter(|(from, ..)| from == "pharmacy");
+    let statuses = replied.filter_map(|(_, _, bytes)| match Response::from_bytes(bytes) {
+        Ok(Response::Session { status, .. }) => Signed::<Status>::from_bytes(status.into_vec()).verify().ok(),
+        _ => None,
+    });
+    statuses.filter(|status| status.of == hana).collect()
+}
+
 #[test]
 fn a_steward_vouches_no_longer_than_the_holder_allowed() {
     let Story { mut world, .. } = kept(BY_HAND);
@@ -234,19 +245,8 @@ fn a_steward_vouches_no_longer_than_the_holder_allowed() {
     let last_word_ms = world.now;
     world.pass(OFFLINE_MS - HOUR_MS);
     world.items("clinic", sync("hana")).unwrap();
-    let (hana, pharmacy) = (world.party("hana"), world.party("pharmacy"));
-    let vouched: Vec<_> = world
-        .replied
-        .iter()
-        .filter(|(from, _, _)| from == "pharmacy")
-        .filter_map(|(_, _, bytes)| match Response::from_bytes(bytes) {
-            Ok(Response::Session { status, .. }) => {
-                Signed::<Status>::from_bytes(status.to_vec()).verify().ok()
-            }
-            _ => None,
-        })
-        .filter(|status| status.of == hana)
-        .collect();
+    let pharmacy = world.party("pharmacy");
+    let vouched = vouched(&world);
     assert!(!vouched.is_empty(), "a session came with a Status");
     for status in vouched {
         assert_eq!(status.by().party, Some(pharmacy), "signed by the steward");
@@ -255,6 +255,68 @@ fn a_steward_vouches_no_longer_than_the_holder_allowed() {
             "not beyond the bound: {status:?}"
         );
     }
+}
+
+/// Six days after the holder's last word the steward has vouched for it, and the clinic has read by that; two days
+/// later the word of the holder is too old, and the steward's own is none.
+fn vouched_for_on_the_sixth_day() -> (Story, Verified<Status>) {
+    let mut story = kept(BY_HAND);
+    gone(&mut story.world);
+    story.world.pass(6 * DAY_MS);
+    story.world.items("clinic", sync("hana")).unwrap();
+    assert_eq!(texts(&mut story.world, "clinic", &story.records).len(), 2);
+    let status = vouched(&story.world).pop().unwrap();
+    assert_eq!(status.by().party, Some(story.world.party("pharmacy")));
+    story.world.pass(2 * DAY_MS);
+    (story, status)
+}
+
+/// SPEC section 8: heard is the newest Status signed by a device of the holder, never a steward's.
+#[test]
+fn a_reader_reads_no_longer_because_a_steward_vouched() {
+    let (Story { mut world, records, .. }, _) = vouched_for_on_the_sixth_day();
+    let refused = world.command("clinic", open(records[0])).err().unwrap();
+    assert!(refused.message.contains("offline limit"), "{refused}");
+    world.heal("hana", "clinic");
+    world.items("hana", sync("clinic")).unwrap();
+    assert_eq!(texts(&mut world, "clinic", &records).len(), 2, "one word of the holder, and it reads again");
+}
+
+#[test]
+fn a_steward_serves_no_longer_because_its_own_word_comes_back() {
+    let (Story { mut world, .. }, status) = vouched_for_on_the_sixth_day();
+    let heard = keeping(&mut world)["heard"].clone();
+    let told = Request::Status { status: status.bytes().to_vec().into() }.to_bytes().unwrap();
+    world.items("clinic", sync("hana")).unwrap_err();
+    assert_eq!(world.raw_request("clinic", "pharmacy", told), Some(Response::Done.to_bytes().unwrap()));
+    assert_eq!(keeping(&mut world)["heard"], heard, "the holder was not heard by it");
+    world.items("clinic", sync("hana")).unwrap_err();
+}
+
+#[test]
+fn a_stewards_word_is_no_word_of_another_device_of_the_holder() {
+    let mut story = kept(BY_HAND);
+    story.world.add_device("phone", "hana", DAEMON).unwrap();
+    let Story { mut world, .. } = story;
+    world.pass(MINUTE_MS);
+    gone(&mut world);
+    for other in ["hana", "clinic", "pharmacy"] {
+        world.cut("phone", other);
+    }
+    world.pass(6 * DAY_MS);
+    world.items("clinic", sync("hana")).unwrap();
+    let status = vouched(&world).pop().unwrap();
+    assert_eq!(status.by().party, Some(world.party("pharmacy")));
+    world.pass(2 * DAY_MS);
+    let vouches = |world: &mut World| world.items("phone", Command::Status).unwrap()[0]["vouches"].clone();
+    assert_eq!(vouches(&mut world), false, "two days past the bound");
+    world.heal("phone", "pharmacy");
+    world.items("phone", sync("pharmacy")).unwrap();
+    let told = Request::Status { status: status.bytes().to_vec().into() }.to_bytes().unwrap();
+    assert_eq!(world.raw_request("pharmacy", "phone", told), Some(Response::Done.to_bytes().unwrap()));
+    // It has told the phone its whole log, too: all it holds is here, and that says nothing about the laptop.
+    world.pass(MINUTE_MS);
+    assert_eq!(vouches(&mut world), false);
 }
 
 #[test]

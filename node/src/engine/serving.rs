@@ -141,7 +141,8 @@ impl Engine {
             true => self.own_status().map(drop),
             false => self.vouch(of, offline_ms),
         };
-        renewed.map_err(|_| Denial { grant, clause: Clause::HolderStatus })?;
+        let stale = Denial { grant, clause: Clause::HolderStatus };
+        renewed.map_err(|_| self.explain(stale, of, offline_ms))?;
         let served = self.served(&grant).ok_or(unknown.clone())?;
         let holder = self.logs.get(&of).ok_or(unknown.clone())?;
         let reader = self.logs.get(&from).ok_or(unknown)?;

@@ -305,7 +305,8 @@ impl Engine {
         Ok(())
     }
 
-    /// A steward past the bound has no live Status to show either: its user is told the cause.
+    /// Whoever is past the bound has no live Status to show either, a steward or one device of several: its user is told
+    /// the cause.
     pub(in super::super) fn explain(&self, denial: Denial, holder: PartyId, offline_ms: i64) -> Denial {
         let past = |heard_ms: UnixMs| self.now > heard_ms.saturating_add(offline_ms);
         match denial.clause {
