@@ -5,6 +5,7 @@
 //! whatever the reason (silence).
 
 use crate::consent::{Accept, Release, Status};
+use crate::entry::Entry;
 use crate::grant::{Opened, Reader};
 use crate::id::{DeviceId, GrantId};
 use crate::identity::{PartyLog, State};
@@ -159,7 +160,7 @@ pub struct Reading<'a> {
     pub opened: &'a Opened,
     /// What the holder's log amounts to, by all that is held.
     pub holder: &'a State,
-    /// When the newest passing Status signed by a device of the holder was issued.
+    /// When the newest passing Status signed by a device of the holder that [`knows`] the grant was issued.
     pub holder_heard_ms: Option<UnixMs>,
 }
 
@@ -193,6 +194,14 @@ pub fn is_device_signed(status: &Verified<Status>, state: &State) -> bool {
     let device = &status.by().device;
     status.is_by(state.party) && (state.has_device(device) || wrong!(RemovedDeviceStatus))
         || wrong!(StewardsWordHeard) && state.has_steward_device(device)
+}
+
+/// Whether who signed a Status that passes held the entry then: an end is named that is it, or lies behind it. Who did not
+/// know a grant cannot have heard of its revocation.
+pub fn knows(status: &Status, entry: &Verified<Entry>) -> bool {
+    let device = entry.by().device;
+    wrong!(WordOfWhoDoesNotKnow)
+        || status.heads.iter().any(|head| head.device == device && head.seq >= entry.seq)
 }
 
 /// Whether a Status is signed by a live device of the party or of its steward.

@@ -61,6 +61,8 @@ variants! {
     OfflineIgnored = "offline-ignored",
     /// Rule 7: the offline limit counts from a steward's Status too.
     StewardsWordHeard = "stewards-word-heard",
+    /// Rule 7: a word counts for a grant that its device did not know of.
+    WordOfWhoDoesNotKnow = "word-of-who-does-not-know",
     /// Rule 7: a Release opens a session a second time.
     ReleaseReplayed = "release-replayed",
     /// Rule 7: a Release for another device is taken.

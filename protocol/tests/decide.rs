@@ -10,7 +10,9 @@
 mod people;
 
 use karte_protocol::consent::{Accept, Release, Status};
-use karte_protocol::decide::{Clause, Reading, Serving, is_device_signed, is_fresh, passes, read, serve};
+use karte_protocol::decide::{
+    Clause, Reading, Serving, is_device_signed, is_fresh, knows, passes, read, serve,
+};
 use karte_protocol::entry::Act;
 use karte_protocol::grant::{Bound, Condition, Onward, Opened, Reader, Scope, Window};
 use karte_protocol::id::{DeviceId, GrantId, ObjectId, PartyId, RecordId, Salt};
@@ -426,6 +428,22 @@ fn offline_when_the_holder_was_not_heard_for_too_long() {
 }
 
 /// `NotShelved` and `KeyGone` are the caller's to say: `serve` and `read` look at neither shelf nor keys.
+#[test]
+fn who_signed_a_status_knows_what_lies_before_the_ends_it_names() {
+    let mut scene = Scene::good();
+    let granting = scene.holder.get(&scene.grant.into()).cloned().expect("the grant is held");
+    let status = |log: &PartyLog, by: &Writer| status_of(log, by);
+    assert!(knows(&status(&scene.holder, &scene.phone), &granting));
+    let revoking = scene.phone.revokes(&granting);
+    let longer = log_of(scene.holder.in_order().into_iter().chain([&revoking]));
+    assert!(knows(&status(&longer, &scene.phone), &granting), "an end behind it will do");
+    // A second device that was named before the grant was given, and has not met the first since.
+    let mut second = Writer::named("Aiko's laptop");
+    let begins = scene.holder.in_order().into_iter().take(2).cloned().collect::<Vec<_>>();
+    second.joins(&begins[0], scene.holder.party());
+    assert!(!knows(&status(&log_of(&begins), &second), &granting), "its chain ends below the grant");
+}
+
 #[test]
 fn every_clause_has_its_own_sentence() {
     let sentences: std::collections::BTreeSet<String> = [

@@ -299,6 +299,28 @@ fn a_device_kept_from_its_sibling_stops_at_the_bound_and_stays_stopped() {
     assert!(world.has_payload("clinic", &late), "and the telephone serves again: {:?}", world.notices);
 }
 
+#[test]
+fn a_device_that_does_not_know_of_a_grant_prolongs_nothing_under_it() {
+    let mut world = with_phone();
+    let hana = world.party("laptop");
+    world.cut("laptop", "phone");
+    let record = world.write("laptop", hana, &lab("creatinine 612 umol/L", world.now)).unwrap();
+    give(&mut world, "laptop").unwrap();
+    world.pass(SECOND_MS);
+    assert!(reads(&mut world, "clinic", record).is_some());
+    // From now on the clinic hears of the telephone alone, which has not met the laptop since.
+    world.cut("laptop", "clinic");
+    world.pass(6 * DAY_MS);
+    assert!(reads(&mut world, "clinic", record).is_some(), "six days are within seven");
+    let said = statuses(&world, "phone").len();
+    world.pass(2 * DAY_MS);
+    assert!(statuses(&world, "phone").len() > said, "it vouches for what it knows");
+    assert!(reads(&mut world, "clinic", record).is_none(), "it cannot know whether the laptop has revoked");
+    world.heal("laptop", "clinic");
+    world.pass(5 * 60 * SECOND_MS + SECOND_MS);
+    assert!(reads(&mut world, "clinic", record).is_some(), "the laptop was heard");
+}
+
 /// The Statuses that a node has sent by themselves or in a Hello.
 fn statuses(world: &World, from: &str) -> Vec<Status> {
     let sent = world.sent.iter().filter(|(sender, ..)| sender == from);

@@ -70,7 +70,6 @@ impl Engine {
         self.store.lower_time_floor(u64::try_from(self.now).unwrap_or_default())?;
         self.latest.clear();
         self.heard.clear();
-        self.heard_kept_ms.clear();
         self.forget_pauses();
         self.shelve_all()?;
         Ok(self.show_clock())

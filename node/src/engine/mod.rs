@@ -36,6 +36,7 @@ mod devices;
 mod export;
 mod getting;
 mod giving;
+mod heard;
 mod holdings;
 mod library;
 mod peers;
@@ -370,10 +371,8 @@ pub struct Engine {
     logs: BTreeMap<PartyId, Held>,
     /// The newest Status of each party whose signature was good, for leases.
     latest: BTreeMap<PartyId, Verified<Status>>,
-    /// The newest device-signed one that passes, for offline limits.
-    heard: BTreeMap<PartyId, Verified<Status>>,
-    /// When the one that is kept in the store was issued.
-    heard_kept_ms: BTreeMap<PartyId, UnixMs>,
+    /// The newest of each device that passed, for offline limits.
+    heard: heard::Words,
     contacts: BTreeMap<PartyId, Contact>,
     given: BTreeMap<GrantId, Given>,
     got: BTreeMap<GrantId, Got>,
@@ -494,8 +493,7 @@ impl Engine {
             addresses: vec![],
             logs: BTreeMap::from([(party, Held::of(log))]),
             latest: BTreeMap::new(),
-            heard: BTreeMap::new(),
-            heard_kept_ms: BTreeMap::new(),
+            heard: heard::Words::default(),
             contacts: BTreeMap::new(),
             given: BTreeMap::new(),
             got: BTreeMap::new(),

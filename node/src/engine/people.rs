@@ -1,22 +1,19 @@
 //! People: contacts and their cards, logs of entries, statuses.
 
 use super::devices::Place;
-use super::rows::{CONTACTS, ContactRow, DEVICES, ENTRIES, FORGOTTEN, HEARD, META, TOP};
+use super::rows::{CONTACTS, ContactRow, DEVICES, ENTRIES, FORGOTTEN, META, TOP};
 use super::select::time_text;
 use super::{Effect, Engine, Held};
 use crate::failure::Failure;
 use karte_protocol::card::{self, Card, Introduced};
-use karte_protocol::consent::{Library, Status};
-use karte_protocol::decide;
+use karte_protocol::consent::Library;
 use karte_protocol::entry::{Act, Entry};
 use karte_protocol::id::{DeviceId, EntryId, PartyId};
-use karte_protocol::identity::{Head, PartyLog, State};
-use karte_protocol::limits::{
-    CARD_CHARS_MAX, CLOCK_SKEW_MS_MAX, DEVICES_MAX, LEASE_MS_MAX, NAME_BYTES_MAX, SIGNED_BYTES_MAX,
-};
+use karte_protocol::identity::{Head, PartyLog};
+use karte_protocol::limits::{CARD_CHARS_MAX, CLOCK_SKEW_MS_MAX, NAME_BYTES_MAX, SIGNED_BYTES_MAX};
 use karte_protocol::message::{self, Bytes, Hello};
 use karte_protocol::signed::{Signed, SignedError, Verified};
-use karte_protocol::time::{MINUTE_MS, UnixMs};
+use karte_protocol::time::UnixMs;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -26,9 +23,6 @@ const PENDING_MAX: usize = 100;
 const WELCOME_MAX: usize = 10_000;
 /// Longest alias made from a card's name, in bytes; a number may follow.
 const ALIAS_BYTES_MAX: usize = 80;
-/// How old a kept Status may be before a newer one replaces it, in milliseconds. 10 minutes: what a power cut may
-/// take from a reader's offline limit, for one row in that time.
-const KEEP_HEARD_EVERY_MS: i64 = 10 * MINUTE_MS;
 /// Identity entries in the card of a Hello, in bytes: the rest of a signed object is for names, addresses and signature.
 const CARD_IDENTITY_BYTES_MAX: usize = SIGNED_BYTES_MAX - 8 * 1024;
 
@@ -84,15 +78,7 @@ impl Engine {
                 self.contacts.insert(party, Contact { row, card: introduced.card });
             }
         }
-        for party in self.logs.keys().copied().collect::<Vec<_>>() {
-            let Some(bytes) = self.store.get(HEARD, TOP, party.as_bytes())? else {
-                continue;
-            };
-            if let Ok(status) = Signed::<Status>::from_bytes(bytes).verify() {
-                self.take_status(party, status)?;
-            }
-        }
-        Ok(())
+        self.load_heard()
     }
 
     // --- cards
@@ -536,95 +522,6 @@ impl Engine {
         self.logs.get(&party).map(|held| held.log.held_ends()).unwrap_or_default()
     }
 
-    // --- statuses
-
-    /// "These are all my heads, as of now." Made anew when a head changed or a quarter of the lease has gone.
-    pub(super) fn own_status(&mut self) -> Result<Verified<Status>, Failure> {
-        self.require_sound()?;
-        self.require_vouching()?;
-        let state = &self.mine().state;
-        let heads = heads_to_tell(state);
-        if let Some(status) = self.latest.get(&self.me.party)
-            && status.heads == heads
-            && status.identity == state.identity
-            && (0..LEASE_MS_MAX / 4).contains(&(self.now - status.issued_ms))
-        {
-            return Ok(status.clone());
-        }
-        let status = Status {
-            of: self.me.party,
-            r#gen: state.generation,
-            heads,
-            identity: state.identity,
-            issued_ms: self.now,
-            lease_ms: LEASE_MS_MAX,
-        };
-        let signed = Verified::sign(status, self.by(), &self.keys.device)?;
-        self.latest.insert(self.me.party, signed.clone());
-        Ok(signed)
-    }
-
-    /// Takes a Status of a party. True if all its heads are held; if not, the log should be asked for.
-    pub(super) fn take_status(&mut self, of: PartyId, status: Verified<Status>) -> Result<bool, Failure> {
-        let Some(held) = self.logs.get(&of) else { return Ok(true) };
-        let from_the_future = status.issued_ms > self.now.saturating_add(CLOCK_SKEW_MS_MAX);
-        if status.of != of || (from_the_future && !wrong!(PostDatedKept)) {
-            return Ok(true);
-        }
-        let newer = |old: Option<&Verified<Status>>| old.is_none_or(|old| old.issued_ms <= status.issued_ms);
-        let whole = decide::holds_all(&status, &held.log, &held.state);
-        let heard = decide::passes(&status, &held.log, &held.state, self.now)
-            && decide::is_device_signed(&status, &held.state)
-            && newer(self.heard.get(&of));
-        // What an own device says counts as heard; what this one says itself is never taken from others.
-        let own = of == self.me.party;
-        let latest = !own && decide::speaks_for(&status, &held.state) && newer(self.latest.get(&of));
-        if own && (status.by().device == self.device() || !heard) {
-            return Ok(whole);
-        }
-        if own {
-            self.heard_own(status.by().device, status.issued_ms)?;
-        }
-        if heard {
-            self.keep_heard(of, &status)?;
-            self.heard.insert(of, status.clone());
-        }
-        if latest {
-            self.latest.insert(of, status);
-        }
-        Ok(whole)
-    }
-
-    /// Keeps a Status in the store, now and then.
-    fn keep_heard(&mut self, of: PartyId, status: &Verified<Status>) -> Result<(), Failure> {
-        let kept_ms = self.heard_kept_ms.get(&of).copied().unwrap_or_default();
-        if status.issued_ms < kept_ms.saturating_add(KEEP_HEARD_EVERY_MS) {
-            return Ok(());
-        }
-        self.heard_kept_ms.insert(of, status.issued_ms);
-        self.put_bytes(HEARD, TOP, of.as_bytes(), status.bytes().to_vec())
-    }
-
-    /// After new entries a Status that was short of a head may pass.
-    fn recheck_status(&mut self, of: PartyId) -> Result<(), Failure> {
-        match self.latest.get(&of).cloned() {
-            Some(status) => self.take_status(of, status).map(drop),
-            None => Ok(()),
-        }
-    }
-
-    /// When a device of the party last said that nothing has changed.
-    pub fn heard_ms(&self, of: PartyId) -> Option<UnixMs> {
-        if of == self.me.party {
-            return self.own_heard_ms();
-        }
-        let held = self.logs.get(&of)?;
-        let status = self.heard.get(&of)?;
-        let stands = decide::passes(status, &held.log, &held.state, self.now)
-            && decide::is_device_signed(status, &held.state);
-        stands.then_some(status.issued_ms)
-    }
-
     // --- library
 
     /// The library statement that counts.
@@ -694,17 +591,6 @@ impl Engine {
         self.out.push(Effect::Dial { party, devices, addresses, at });
         true
     }
-}
-
-/// The ends that a Status names: all of them, and of more than it may name those of live devices first.
-fn heads_to_tell(state: &State) -> Vec<Head> {
-    let mut heads = state.heads.clone();
-    if heads.len() > DEVICES_MAX {
-        heads.sort_by_key(|head| !state.has_device(&head.device));
-        heads.truncate(DEVICES_MAX);
-        heads.sort_by_key(|head| head.device);
-    }
-    heads
 }
 
 /// Entries for one message: as many as fit, from the first.

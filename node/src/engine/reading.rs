@@ -53,7 +53,7 @@ impl Engine {
             grant: id,
             opened: &got.open.opened,
             holder: &holder.state,
-            holder_heard_ms: self.heard_ms(got.row.holder),
+            holder_heard_ms: self.heard_of_ms(got.row.holder, &got.open.entry),
         })?;
         match self.ring.reading(&id) {
             Some(_) => Ok(()),

@@ -62,7 +62,7 @@ impl Engine {
         (engine.addresses, engine.redial, engine.peers) = (addresses, redial, peers);
         // Statuses of others are judged anew wherever they count; the own one may name heads that were dropped.
         engine.latest.extend(self.latest.into_iter().filter(|(party, _)| *party != engine.me.party));
-        engine.heard.extend(self.heard);
+        engine.heard.take_over(self.heard);
         Ok((engine, effects))
     }
 }

@@ -9,7 +9,7 @@ use super::{Effect, Engine, Serving, StreamId, decode_row};
 use crate::failure::Failure;
 use karte_protocol::consent::{Accept, Release};
 use karte_protocol::decide::{self, Clause, Denial};
-use karte_protocol::grant::Opened;
+use karte_protocol::grant::OpenGrant;
 use karte_protocol::id::{DeviceId, GrantId, PartyId, RecordId};
 use karte_protocol::limits::{MESSAGE_BYTES_MAX, WANTS_MAX};
 use karte_protocol::message::{Fetch, Frame, Response, SegmentAndKeys};
@@ -31,7 +31,7 @@ type ReadSegment<'a> = &'a dyn Fn(&Engine, u64) -> Result<Option<SizedSegment>, 
 /// A grant that this device can serve under.
 struct Served<'a> {
     holder: PartyId,
-    opened: &'a Opened,
+    open: &'a OpenGrant,
     accept: Option<&'a Verified<Accept>>,
     segments: u64,
 }
@@ -84,11 +84,11 @@ impl Engine {
     /// What can be served under a grant: one of the own party, or one that is kept for its holder.
     fn served(&self, grant: &GrantId) -> Option<Served<'_>> {
         if let Some(given) = self.given.get(grant) {
-            let (opened, segments) = (&given.open.opened, given.row.segments);
-            return Some(Served { holder: self.me.party, opened, accept: given.accept.as_ref(), segments });
+            let (open, segments) = (&given.open, given.row.segments);
+            return Some(Served { holder: self.me.party, open, accept: given.accept.as_ref(), segments });
         }
-        let (holder, opened, accept, segments) = self.kept_grant(grant)?;
-        Some(Served { holder, opened, accept: Some(accept), segments })
+        let (holder, open, accept, segments) = self.kept_grant(grant)?;
+        Some(Served { holder, open, accept: Some(accept), segments })
     }
 
     /// The ShelfHead that a session begins with: the own one anew, a kept one as the holder signed it.
@@ -132,27 +132,30 @@ impl Engine {
         if self.is_clock_behind() {
             return Err(Denial { grant, clause: Clause::Clock });
         }
-        let (of, offline_ms) = self
+        let (of, offline_ms, heard_ms) = self
             .served(&grant)
-            .map(|served| (served.holder, served.opened.offline_ms))
+            .map(|served| {
+                let heard_ms = self.heard_of_ms(served.holder, &served.open.entry);
+                (served.holder, served.open.opened.offline_ms, heard_ms)
+            })
             .ok_or(unknown.clone())?;
         // The holder's Status is renewed when its lease runs low: by this device, its own or its steward's.
         let renewed = match of == self.me.party {
             true => self.own_status().map(drop),
-            false => self.vouch(of, offline_ms),
+            false => self.vouch(of, heard_ms, offline_ms),
         };
         let stale = Denial { grant, clause: Clause::HolderStatus };
-        renewed.map_err(|_| self.explain(stale, of, offline_ms))?;
+        renewed.map_err(|_| self.explain(stale, heard_ms, offline_ms))?;
         let served = self.served(&grant).ok_or(unknown.clone())?;
         let holder = self.logs.get(&of).ok_or(unknown.clone())?;
         let reader = self.logs.get(&from).ok_or(unknown)?;
         decide::serve(&decide::Serving {
             now_ms: self.now,
             grant,
-            opened: Some(served.opened),
+            opened: Some(&served.open.opened),
             holder: (&holder.log, &holder.state),
             holder_status: self.latest.get(&of),
-            holder_heard_ms: self.heard_ms(of),
+            holder_heard_ms: heard_ms,
             reader: (&reader.log, &reader.state),
             reader_status: self.latest.get(&from),
             accept: served.accept,
@@ -160,7 +163,7 @@ impl Engine {
             peer,
             this: self.device(),
         })
-        .map_err(|denial| self.explain(denial, of, offline_ms))
+        .map_err(|denial| self.explain(denial, heard_ms, offline_ms))
     }
 
     /// Whether the running session of a peer under a grant still stands; if not, it ends here.

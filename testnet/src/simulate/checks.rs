@@ -469,7 +469,7 @@ impl World {
             return Some(("authority", "it is not its grant".into()));
         }
         let is_heard = |heard_ms: UnixMs| clock <= heard_ms + meant.offline_ms;
-        match self.heard_ms(at, meant.holder).is_some_and(is_heard) {
+        match self.heard_of_ms(at, meant).is_some_and(is_heard) {
             true => None,
             false => {
                 Some(("bounded staleness", "the steward has not heard the holder within its limit".into()))
@@ -532,7 +532,7 @@ impl World {
         if why.is_none() && !self.nodes[at].ring.keys().contains_key(&grant) {
             why = Some(("no key after the end", "its key is gone".into()));
         }
-        let heard_ms = self.heard_ms(at, meant.holder);
+        let heard_ms = self.heard_of_ms(at, &meant);
         if why.is_none() && heard_ms.is_none_or(|heard_ms| clock > heard_ms + meant.offline_ms) {
             why = Some(("bounded staleness", "its holder was not heard for longer than its limit".into()));
         }
@@ -577,6 +577,19 @@ impl World {
 
     /// When a device of a party last said that all heads are held, by what reached this node.
     fn heard_ms(&self, at: usize, of: PartyId) -> Option<UnixMs> {
+        self.heard_by(at, of, |_| true)
+    }
+
+    /// When one that knew of the grant did.
+    fn heard_of_ms(&self, at: usize, meant: &Meant) -> Option<UnixMs> {
+        let given = self.facts.get(&EntryId::from(meant.id))?;
+        let reaches = |status: &Verified<Status>| {
+            status.heads.iter().any(|head| head.device == given.by().device && head.seq >= given.seq)
+        };
+        self.heard_by(at, meant.holder, reaches)
+    }
+
+    fn heard_by(&self, at: usize, of: PartyId, knows: impl Fn(&Verified<Status>) -> bool) -> Option<UnixMs> {
         let verdict = self.verdict(at, of)?;
         let held = self.held(at, of)?;
         let passes = |status: &&Verified<Status>| {
@@ -590,7 +603,14 @@ impl World {
                         && verdict.whole.get(&head.device).is_some_and(|whole| head.seq < *whole)
                 })
         };
-        self.nodes[at].view.statuses.iter().filter(passes).map(|status| status.issued_ms).max()
+        self.nodes[at]
+            .view
+            .statuses
+            .iter()
+            .filter(passes)
+            .filter(|status| knows(status))
+            .map(|status| status.issued_ms)
+            .max()
     }
 
     // --- lookups

@@ -24,7 +24,6 @@ use super::rows::{DEVICE_HEARD, DEVICES, META, TOP};
 use super::select::time_text;
 use super::{Engine, find_id};
 use crate::failure::Failure;
-use karte_protocol::decide;
 use karte_protocol::entry::Act;
 use karte_protocol::id::{DeviceId, RecordId};
 use karte_protocol::keys::{Recipient, SealingKey};
@@ -84,12 +83,8 @@ impl Engine {
         if self.other_devices().is_empty() {
             return Some(self.now);
         }
-        let mine = self.mine();
-        let told = self.heard.get(&self.me.party).filter(|status| {
-            decide::passes(status, &mine.log, &mine.state, self.now)
-                && status.by().device != self.device()
-                && decide::is_device_signed(status, &mine.state)
-        });
+        let told =
+            self.words_of(self.me.party).into_iter().rfind(|status| status.by().device != self.device());
         // What is dated ahead vouches for no more than now.
         told.map(|status| status.issued_ms).max(self.own.synced_ms).map(|heard_ms| heard_ms.min(self.now))
     }

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use karte_protocol::consent::{Accept, Status};
 use karte_protocol::decide::{Clause, Denial};
 use karte_protocol::entry::Act;
-use karte_protocol::grant::Opened;
+use karte_protocol::grant::OpenGrant;
 use karte_protocol::id::{DeviceId, EntryId, GrantId, ObjectId, PartyId, RecordId};
 use karte_protocol::limits::LEASE_MS_MAX;
 use karte_protocol::message::{
@@ -168,11 +168,11 @@ impl Engine {
     pub(in super::super) fn kept_grant(
         &self,
         id: &GrantId,
-    ) -> Option<(PartyId, &Opened, &Verified<Accept>, u64)> {
+    ) -> Option<(PartyId, &OpenGrant, &Verified<Accept>, u64)> {
         let mut holders = self.steward.keeping.iter().filter(|(holder, _)| self.keeps_for(**holder));
         holders.find_map(|(holder, kept)| {
             let shelf = kept.grants.get(id)?;
-            Some((*holder, &shelf.open.as_ref()?.opened, shelf.accept.as_ref()?, shelf.row.segments))
+            Some((*holder, shelf.open.as_ref()?, shelf.accept.as_ref()?, shelf.row.segments))
         })
     }
 
@@ -275,8 +275,13 @@ impl Engine {
 
     /// A Status of the holder, signed by this steward: for as long as the holder's own devices allowed by their last
     /// word, and not a moment longer. What is live already is kept.
-    pub(in super::super) fn vouch(&mut self, holder: PartyId, offline_ms: i64) -> Result<(), Failure> {
-        let (Some(held), Some(heard_ms)) = (self.logs.get(&holder), self.heard_ms(holder)) else {
+    pub(in super::super) fn vouch(
+        &mut self,
+        holder: PartyId,
+        heard_ms: Option<UnixMs>,
+        offline_ms: i64,
+    ) -> Result<(), Failure> {
+        let (Some(held), Some(heard_ms)) = (self.logs.get(&holder), heard_ms) else {
             return Ok(());
         };
         let until_ms = heard_ms.saturating_add(offline_ms);
@@ -307,12 +312,15 @@ impl Engine {
 
     /// Whoever is past the bound has no live Status to show either, a steward or one device of several: its user is told
     /// the cause.
-    pub(in super::super) fn explain(&self, denial: Denial, holder: PartyId, offline_ms: i64) -> Denial {
+    pub(in super::super) fn explain(
+        &self,
+        denial: Denial,
+        heard_ms: Option<UnixMs>,
+        offline_ms: i64,
+    ) -> Denial {
         let past = |heard_ms: UnixMs| self.now > heard_ms.saturating_add(offline_ms);
         match denial.clause {
-            Clause::HolderStatus if self.heard_ms(holder).is_none_or(past) => {
-                Denial { clause: Clause::Offline, ..denial }
-            }
+            Clause::HolderStatus if heard_ms.is_none_or(past) => Denial { clause: Clause::Offline, ..denial },
             _ => denial,
         }
     }

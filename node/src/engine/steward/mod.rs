@@ -20,7 +20,7 @@ use super::peers::Duty;
 use super::rows::{KeepingRow, KeptRow};
 use super::{Effect, Engine};
 use crate::failure::Failure;
-use karte_protocol::consent::Accept;
+use karte_protocol::consent::{Accept, Status};
 use karte_protocol::grant::OpenGrant;
 use karte_protocol::id::{DeviceId, Digest, EntryId, GrantId, ObjectId, PartyId, RecordId};
 use karte_protocol::message::{self, Bytes, Keeping, KeptGrant, Request, Response};
@@ -107,8 +107,8 @@ pub(super) struct Errands {
     pub(super) forwards: BTreeMap<PartyId, Vec<Bytes>>,
     /// How many of them are on their way.
     pub(super) forwarded: BTreeMap<PartyId, usize>,
-    /// When the words that were passed on were given.
-    pub(super) words: BTreeMap<PartyId, UnixMs>,
+    /// When the words that were passed on were given, by holder and device.
+    pub(super) words: BTreeMap<PartyId, BTreeMap<DeviceId, UnixMs>>,
     /// Holders for whom all receipts are left here.
     pub(super) receipts_left: BTreeSet<PartyId>,
     /// What was handed back: releases and receipts.
@@ -149,8 +149,7 @@ impl Engine {
         );
         due.extend(state.errands.ask_logs.iter().map(|of| Errand::Log(*of)));
         for holder in self.shared_holders(party, peer) {
-            let told_ms = state.errands.words.get(&holder).copied().unwrap_or(UnixMs::MIN);
-            if self.heard.get(&holder).is_some_and(|heard| heard.issued_ms > told_ms) {
+            if self.word_to_tell(&state.errands, holder).is_some() {
                 due.push(Errand::Word(holder));
             }
         }
@@ -332,10 +331,20 @@ impl Engine {
     }
 
     fn word_request(&mut self, peer: DeviceId, of: PartyId) -> Option<Request> {
-        let heard = self.heard.get(&of)?;
-        let (status, issued_ms) = (Bytes::from(heard.bytes().to_vec()), heard.issued_ms);
-        self.peers.get_mut(&peer)?.errands.words.insert(of, issued_ms);
+        let word = self.word_to_tell(&self.peers.get(&peer)?.errands, of)?;
+        let (device, status, issued_ms) =
+            (word.by().device, Bytes::from(word.bytes().to_vec()), word.issued_ms);
+        self.peers.get_mut(&peer)?.errands.words.entry(of).or_default().insert(device, issued_ms);
         Some(Request::Status { status })
+    }
+
+    /// The oldest word of a holder's devices that was not passed on yet.
+    fn word_to_tell(&self, errands: &Errands, of: PartyId) -> Option<&Verified<Status>> {
+        let told = errands.words.get(&of);
+        let is_new = |word: &&Verified<Status>| {
+            told.and_then(|told| told.get(&word.by().device)).is_none_or(|told_ms| word.issued_ms > *told_ms)
+        };
+        self.words_of(of).into_iter().find(is_new)
     }
 
     /// Cuts the streams on which a peer fetches as steward.
