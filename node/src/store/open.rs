@@ -363,6 +363,7 @@ fn assemble(
         time_floor_ms: witness.says.time_floor_ms,
         witness,
         is_in_memory: found.view.is_none(),
+        applying: None,
         view: found.view,
         view_number: found.number,
         fresh: found.fresh,
