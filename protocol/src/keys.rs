@@ -5,9 +5,11 @@
 
 use crate::chance::Chance;
 use crate::id::{DeviceId, Digest, digest};
-use ed25519_dalek::Signer;
+use ed25519_dalek::{Signer, VerifyingKey};
 use secrecy::{ExposeSecret, SecretBox};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::str::FromStr;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -68,8 +70,32 @@ pub(crate) fn verifies(device: &DeviceId, message: &[u8], signature: &[u8]) -> b
     let Ok(signature) = ed25519_dalek::Signature::from_slice(signature) else {
         return false;
     };
-    ed25519_dalek::VerifyingKey::from_bytes(device.as_bytes())
-        .is_ok_and(|key| key.verify_strict(message, &signature).is_ok())
+    verifying_key(device).is_some_and(|key| key.verify_strict(message, &signature).is_ok())
+}
+
+/// Points that a thread keeps. 16 of 192 bytes: the devices whose entries come in one exchange are fewer.
+const POINTS_MAX: usize = 16;
+
+thread_local! {
+    /// The public keys that were used last, as points, the newest last. Only a memory of a computation: the same
+    /// bytes give the same point, so nothing is decided here.
+    static POINTS: RefCell<VecDeque<VerifyingKey>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// The point that a device's key names, if it names one. Finding it takes a square root, a tenth of what verifying
+/// takes, and entries come in chains of one device.
+fn verifying_key(device: &DeviceId) -> Option<VerifyingKey> {
+    POINTS.with_borrow_mut(|points| {
+        if let Some(known) = points.iter().rev().find(|known| known.as_bytes() == device.as_bytes()) {
+            return Some(*known);
+        }
+        let key = VerifyingKey::from_bytes(device.as_bytes()).ok()?;
+        if points.len() >= POINTS_MAX {
+            points.pop_front();
+        }
+        points.push_back(key);
+        Some(key)
+    })
 }
 
 /// Whom something is sealed to: a typed entry of a list, so that later types (a post-quantum hybrid) can
@@ -195,6 +221,37 @@ impl RecoverySeed {
 mod tests {
     use super::*;
     use crate::chance::OsChance;
+
+    /// More devices than points are kept, in turns and each twice: a signature is good for its own device alone.
+    #[test]
+    fn a_signature_is_its_own_devices_whichever_points_are_kept() {
+        let keys: Vec<DeviceKey> = (0..POINTS_MAX * 2).map(|_| DeviceKey::generate(&mut OsChance)).collect();
+        let signatures: Vec<[u8; 64]> = keys.iter().map(|key| key.sign(b"a message")).collect();
+        for _ in 0..2 {
+            for (at, signature) in signatures.iter().enumerate() {
+                for (other, key) in keys.iter().enumerate().filter(|(other, _)| other.abs_diff(at) < 3) {
+                    let is_good = verifies(&key.device(), b"a message", signature);
+                    assert_eq!(is_good, at == other, "signature {at} under key {other}");
+                    assert!(!verifies(&key.device(), b"another message", signature));
+                }
+            }
+        }
+        assert_eq!(POINTS.with_borrow(VecDeque::len), POINTS_MAX);
+    }
+
+    /// Bytes that are no point, and a point of order one, under which everybody can sign: twice, as nothing may be
+    /// kept that makes the second time another.
+    #[test]
+    fn bytes_that_name_no_key_or_a_weak_one_verify_nothing() {
+        let ([mut none, mut weak], good) = ([[0; 32]; 2], DeviceKey::generate(&mut OsChance).sign(b""));
+        (none[0], weak[0]) = (2, 1);
+        let forged = [weak, [0; 32]].concat();
+        assert!(VerifyingKey::from_bytes(&none).is_err() && VerifyingKey::from_bytes(&weak).is_ok());
+        for _ in 0..2 {
+            assert!(!verifies(&DeviceId::from(none), b"", &good));
+            assert!(!verifies(&DeviceId::from(weak), b"", &forged));
+        }
+    }
 
     #[test]
     fn a_recipient_of_low_order_is_refused_and_not_sealed_to() {

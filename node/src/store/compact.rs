@@ -62,8 +62,8 @@ impl Disk {
         let Some(view) = &self.view else { return };
         let is_much = |waste: u64, live: u64| waste > (live / parts).max(WASTE_BYTES_MIN);
         let journal = is_much(self.wasted_journal_bytes(), self.live_journal_bytes());
-        let of_view = is_much(self.wasted_view_bytes(), self.fresh_view_bytes());
-        let size = self.journal.bytes().saturating_add(view.size_bytes());
+        let of_view = is_much(self.wasted_view_bytes(view.seen_bytes()), self.fresh_view_bytes());
+        let size = self.journal.bytes().saturating_add(view.seen_bytes());
         if !(journal || of_view) || size < self.compact_from {
             return;
         }
@@ -77,11 +77,12 @@ impl Disk {
 
     /// What the live rows would take in a fresh journal, about.
     pub(super) fn live_journal_bytes(&self) -> u64 {
-        let Some(view) = &self.view else { return self.recent.size_bytes() as u64 };
+        let waiting = self.waiting_bytes();
+        let Some(view) = &self.view else { return waiting };
         // Rows of one parent share its name in a base: the last one tells by how much the estimate is off.
         let (base, estimated) = self.base_bytes;
         let rows = in_proportion(base, estimate(view), estimated);
-        rows.saturating_add(self.recent.size_bytes() as u64)
+        rows.saturating_add(waiting)
     }
 
     pub(super) fn wasted_journal_bytes(&self) -> u64 {
@@ -98,8 +99,7 @@ impl Disk {
         in_proportion(disk, now, rows)
     }
 
-    pub(super) fn wasted_view_bytes(&self) -> u64 {
-        let view_bytes = self.view.as_ref().map_or(0, View::size_bytes);
+    pub(super) fn wasted_view_bytes(&self, view_bytes: u64) -> u64 {
         view_bytes.saturating_sub(self.fresh_view_bytes())
     }
 

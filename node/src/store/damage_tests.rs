@@ -399,6 +399,23 @@ proptest! {
     }
 }
 
+/// Bytes that somebody put behind a full segment: the next one says that they are nothing of ours.
+#[test]
+fn bytes_behind_a_full_segment_are_cut_off() {
+    let (dir, _) = committed(60);
+    let whole = fs::read(journal_file(dir.path())).unwrap();
+    for extra in [1, 3000] {
+        fs::write(journal_file(dir.path()), [whole.clone(), vec![0xA5; extra]].concat()).unwrap();
+        let health = Disk::check(dir.path(), key()).unwrap();
+        assert!(!health.loses(), "{health:?}");
+        let (disk, opened) = open(dir.path());
+        assert!(matches!(opened, Opened::Repaired { ref what } if what.len() == 1), "{opened:?}");
+        assert_eq!(count(&disk), 60);
+        drop(disk);
+        assert_eq!(fs::read(journal_file(dir.path())).unwrap(), whole);
+    }
+}
+
 fn all_files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap()) {
         if entry.path().is_dir() { all_files(&entry.path(), found) } else { found.push(entry.path()) }

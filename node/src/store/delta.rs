@@ -250,7 +250,10 @@ impl Delta {
             .parents()
             .map(|(table, parent, c)| (table.0, Bytes::new(parent), c.cleared, c.list()))
             .collect();
-        serde_ipld_dagcbor::to_vec(&encoded).ok()
+        // Zeroized by whoever seals it, so it must not leave copies where it outgrew a shorter place.
+        let mut bytes = Vec::with_capacity(self.size_bytes.saturating_add(OP_BYTES));
+        serde_ipld_dagcbor::to_writer(&mut bytes, &encoded).ok()?;
+        Some(bytes)
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {

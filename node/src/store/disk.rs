@@ -14,7 +14,8 @@
 //! ```
 //! A write is kept in memory (the pending delta). A commit appends it to the journal and syncs, writes the
 //! witness and syncs, and only then is it acknowledged. Committed rows wait in memory (the recent delta) until
-//! there are enough of them to be worth sled's while; a full disk makes them wait longer. A crash between any
+//! there are enough of them to be worth sled's while, and then a thread brings them into the view while commits go
+//! on ([`super::applier`]); a full disk makes them wait longer. A crash between any
 //! two steps loses nothing that was acknowledged: a frame the witness does not cover is kept if whole and cut
 //! off if torn, and the view is remade.
 
@@ -23,6 +24,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::applier::Applying;
 use super::delta::{Batch, Delta};
 use super::journal::{Append, Journal};
 use super::place::{self, Place};
@@ -32,9 +34,12 @@ use super::view::{self, View};
 use super::witness::{Testimony, Witness};
 use super::{Stats, Store, StoreError, Table, VisitItem, VisitRow, open};
 
-/// Committed rows that wait for the view, in bytes. 2 MiB: sorted, some thousand rows cost sled half of what
-/// they cost one by one, and applying them keeps the next commit waiting for some 50 ms.
-const RECENT_BYTES_MAX: usize = 2 << 20;
+/// Committed rows that are worth bringing into the view, in bytes. 4 MiB: sorted, some thousand rows cost sled half
+/// of what they cost one by one. Tests want many rounds.
+const RECENT_BYTES_MIN: usize = if cfg!(all(test, debug_assertions)) { 1 << 10 } else { 4 << 20 };
+/// Committed rows that may wait while others are under way to the view, in bytes; then commits wait for those. 8 MiB:
+/// a burst of 30,000 rows waits for nothing, and both together are no more than sled's cache.
+const RECENT_BYTES_MAX: usize = 2 * RECENT_BYTES_MIN;
 /// What may be given back with a reserve's worth of a group: its frame's head, seal and segment header.
 const FRAME_EXTRA_BYTES: u64 = 8 << 10;
 
@@ -44,6 +49,8 @@ pub struct Disk {
     pub(super) keys: Arc<Keys>,
     pub(super) journal: Journal,
     pub(super) witness: Witness,
+    /// What was in `recent` and is on its way into the view. Declared before the view: given up before it is closed.
+    pub(super) applying: Option<Applying>,
     /// `None` when the disk has no room for it, or when it could not be remade.
     pub(super) view: Option<View>,
     /// Whether all rows are in `recent`: what there is instead of a view.
@@ -98,6 +105,8 @@ impl Disk {
         if self.poisoned {
             return Err(StoreError::Poisoned);
         }
+        // What was under way is in the journal, or need not be kept.
+        self.applying = None;
         if let Some(view) = self.view.take() {
             // Its rows are nowhere until the next step is done, and reads say so.
             self.is_in_memory = false;
@@ -178,18 +187,38 @@ impl Disk {
         let Some(_) = &self.view else {
             return Err(StoreError::Full { doing: "making room for the view" });
         };
-        let waiting = self.recent.size_bytes().saturating_add(self.pending.size_bytes());
-        view::check_room(&self.dir, waiting as u64)
+        self.let_view_have_room();
+        self.has_room_for_pending()
+    }
+
+    /// Waits for rows under way where this group might take the room they need, or where part of them is counted
+    /// twice: as rows that wait, and as space that is no longer free.
+    fn let_view_have_room(&mut self) {
+        if self.applying.is_some() && self.has_room_for_pending().is_err() {
+            let _ = self.finish_applying(true);
+        }
+    }
+
+    fn has_room_for_pending(&self) -> Result<(), StoreError> {
+        let waiting = self.waiting_bytes().saturating_add(self.pending.size_bytes() as u64);
+        view::check_room(&self.dir, waiting)
+    }
+
+    /// Committed rows that the view does not have yet, about.
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        let under_way = self.applying.as_ref().map_or(0, |applying| applying.rows().size_bytes());
+        self.recent.size_bytes().saturating_add(under_way) as u64
     }
 
     /// What can be done after the acknowledgement. Nothing in here may fail the commit: all of it is tried
     /// again later, and the journal has every row.
     fn tidy(&mut self) {
-        if !self.is_readable()
-            || (self.recent.size_bytes() >= RECENT_BYTES_MAX && self.apply_recent().is_err())
-        {
-            self.heal();
+        let _ = self.finish_applying(false);
+        if self.recent.size_bytes() >= RECENT_BYTES_MIN {
+            // Without room they wait longer.
+            let _ = self.start_applying();
         }
+        self.heal();
         self.reserve.fill();
         self.compact_if_wasteful();
     }
@@ -226,29 +255,61 @@ impl Disk {
         let _ = self.apply_recent();
     }
 
-    /// Brings committed rows into the view. `Full` when there is no room, or no view.
-    pub(super) fn apply_recent(&mut self) -> Result<(), StoreError> {
-        let doing = "bringing commits into the view";
-        let view = self.view.as_ref().ok_or(StoreError::Full { doing })?;
-        if self.recent.is_empty() {
+    /// Lets committed rows be brought into the view while commits go on. `Full` when there is no room, or no view.
+    fn start_applying(&mut self) -> Result<(), StoreError> {
+        self.finish_applying(self.recent.size_bytes() >= RECENT_BYTES_MAX)?;
+        if self.applying.is_some() {
             return Ok(());
         }
-        view::check_room(&self.dir, self.recent.size_bytes() as u64)?;
-        view.apply(&self.recent)?;
+        self.view_with_room()?;
+        let rows = std::mem::take(&mut self.recent);
+        self.applying = self.view.as_ref().map(|view| view.start_applying(rows)).transpose()?;
+        Ok(())
+    }
+
+    /// Hears of the end of what is under way, or waits for it. When it failed, the view is remade before it is read.
+    fn finish_applying(&mut self, waits: bool) -> Result<(), StoreError> {
+        let Some(applying) = &self.applying else { return Ok(()) };
+        let done = if waits { Some(applying.wait()) } else { applying.poll() };
+        let Some(done) = done else { return Ok(()) };
+        self.applying = None;
+        self.view.as_ref().map_or(Ok(()), |view| view.finish(done))
+    }
+
+    /// Brings committed rows into the view, all of them before it returns. `Full` when there is no room, or no view.
+    pub(super) fn apply_recent(&mut self) -> Result<(), StoreError> {
+        self.finish_applying(true)?;
+        self.view_with_room()?.apply(&self.recent)?;
         self.recent = Delta::default();
         Ok(())
     }
 
-    /// Whether the rows in memory already say what a row is.
-    fn is_hidden(&self, table: Table, parent: &[u8], item: &[u8]) -> bool {
-        self.pending.get(table, parent, item).is_some() || self.recent.get(table, parent, item).is_some()
+    /// The view, if there is one, and room to bring committed rows into it.
+    fn view_with_room(&self) -> Result<&View, StoreError> {
+        let doing = "bringing commits into the view";
+        let view = self.view.as_ref().ok_or(StoreError::Full { doing })?;
+        if !self.recent.is_empty() {
+            view::check_room(&self.dir, self.recent.size_bytes() as u64)?;
+        }
+        Ok(view)
     }
+
+    /// What is in memory and not, or perhaps not, in the view; the last word first.
+    fn layers(&self) -> impl Iterator<Item = &Delta> {
+        let under_way = self.applying.as_ref().map(Applying::rows);
+        [&self.pending, &self.recent].into_iter().chain(under_way).filter(|layer| !layer.is_empty())
+    }
+}
+
+/// Whether one of the layers says what a row is.
+fn is_hidden(layers: &[&Delta], table: Table, parent: &[u8], item: &[u8]) -> bool {
+    layers.iter().any(|layer| layer.get(table, parent, item).is_some())
 }
 
 impl Store for Disk {
     fn get(&self, table: Table, parent: &[u8], item: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        for delta in [&self.pending, &self.recent] {
-            if let Some(value) = delta.get(table, parent, item) {
+        for layer in self.layers() {
+            if let Some(value) = layer.get(table, parent, item) {
                 return Ok(value.map(<[u8]>::to_vec));
             }
         }
@@ -256,37 +317,48 @@ impl Store for Disk {
     }
 
     fn scan(&self, table: Table, parent: &[u8], visit: &mut VisitItem<'_>) -> Result<(), StoreError> {
-        if self.pending.scan(table, parent, visit).is_break() {
-            return Ok(());
-        }
-        let mut unless_pending = |item: &[u8], value: &[u8]| match self.pending.get(table, parent, item) {
-            Some(_) => ControlFlow::Continue(()),
-            None => visit(item, value),
-        };
-        if self.recent.scan(table, parent, &mut unless_pending).is_break() {
-            return Ok(());
+        let layers: Vec<&Delta> = self.layers().collect();
+        let mut newer = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let mut unless_newer = |item: &[u8], value: &[u8]| {
+                if is_hidden(&newer, table, parent, item) {
+                    return ControlFlow::Continue(());
+                }
+                visit(item, value)
+            };
+            if layer.scan(table, parent, &mut unless_newer).is_break() {
+                return Ok(());
+            }
+            newer.push(layer);
         }
         let Some(view) = self.view()? else { return Ok(()) };
         view.scan(table, Some(parent), &mut |parent, item, value| {
-            if self.is_hidden(table, parent, item) { ControlFlow::Continue(()) } else { visit(item, value) }
+            if is_hidden(&newer, table, parent, item) {
+                ControlFlow::Continue(())
+            } else {
+                visit(item, value)
+            }
         })
     }
 
     fn scan_table(&self, table: Table, visit: &mut VisitRow<'_>) -> Result<(), StoreError> {
-        if self.pending.scan_table(table, visit).is_break() {
-            return Ok(());
-        }
-        let mut unless_pending =
-            |parent: &[u8], item: &[u8], value: &[u8]| match self.pending.get(table, parent, item) {
-                Some(_) => ControlFlow::Continue(()),
-                None => visit(parent, item, value),
+        let layers: Vec<&Delta> = self.layers().collect();
+        let mut newer = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let mut unless_newer = |parent: &[u8], item: &[u8], value: &[u8]| {
+                if is_hidden(&newer, table, parent, item) {
+                    return ControlFlow::Continue(());
+                }
+                visit(parent, item, value)
             };
-        if self.recent.scan_table(table, &mut unless_pending).is_break() {
-            return Ok(());
+            if layer.scan_table(table, &mut unless_newer).is_break() {
+                return Ok(());
+            }
+            newer.push(layer);
         }
         let Some(view) = self.view()? else { return Ok(()) };
         view.scan(table, None, &mut |parent, item, value| {
-            if self.is_hidden(table, parent, item) {
+            if is_hidden(&newer, table, parent, item) {
                 return ControlFlow::Continue(());
             }
             visit(parent, item, value)
@@ -313,6 +385,7 @@ impl Store for Disk {
             return Ok(());
         }
         if self.pending.is_urgent() {
+            self.let_view_have_room();
             self.append_urgent()?;
         } else {
             self.check_room()?;
@@ -335,9 +408,9 @@ impl Store for Disk {
         let mut delta = Delta::default();
         delta.add(batch);
         let bytes = self.recent.size_bytes().saturating_add(delta.size_bytes());
-        if bytes >= RECENT_BYTES_MAX {
+        if bytes >= RECENT_BYTES_MIN {
             // With no room these rows, which may be lost, do not grow in memory without a bound.
-            self.apply_recent()?;
+            self.start_applying()?;
         }
         self.recent.absorb(delta);
         Ok(())
@@ -375,7 +448,7 @@ impl Store for Disk {
             view_bytes,
             pending_bytes: self.pending.size_bytes() as u64,
             live_bytes: live,
-            reclaimable_bytes: self.wasted_journal_bytes().saturating_add(self.wasted_view_bytes()),
+            reclaimable_bytes: self.wasted_journal_bytes().saturating_add(self.wasted_view_bytes(view_bytes)),
             overhead_bytes: view_bytes.saturating_add(self.reserve.bytes()).saturating_add(witness_bytes),
             segments: self.journal.segments(),
             reserve_bytes: self.reserve.bytes(),
@@ -416,6 +489,10 @@ pub(super) fn free_bytes(dir: &Path) -> u64 {
 #[cfg(test)]
 #[path = "disk_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "applier_tests.rs"]
+mod applier_tests;
 
 #[cfg(test)]
 #[path = "damage_tests.rs"]

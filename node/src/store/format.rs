@@ -194,21 +194,24 @@ pub(super) fn seal_frame(
     part: u32,
     plain: &[u8],
 ) -> Result<Vec<u8>, StoreError> {
-    let aad = aad(VERSION, (at.segment, at.offset), commit, part, &at.chain);
-    let body = keys.journal.seal(&aad, plain)?;
-    let too_large = StoreError::TooLarge { what: "frame", expected: BODY_BYTES_MAX, got: body.len() };
-    let Some(length) = u32::try_from(body.len()).ok().filter(|_| body.len() <= BODY_BYTES_MAX) else {
+    let bytes = plain.len().saturating_add(SEAL_BYTES);
+    let too_large = StoreError::TooLarge { what: "frame", expected: BODY_BYTES_MAX, got: bytes };
+    let Some(length) = u32::try_from(bytes).ok().filter(|_| bytes <= BODY_BYTES_MAX) else {
         return Err(too_large);
     };
-    let mut covered = Vec::with_capacity(head_bytes(VERSION).saturating_add(body.len()));
-    covered.extend(commit.to_le_bytes());
-    covered.extend(part.to_le_bytes());
-    covered.extend(at.chain);
-    covered.extend(body);
-    let mut frame = magic(VERSION).to_vec();
+    let mut frame = Vec::with_capacity(head_bytes(VERSION).saturating_add(bytes));
+    frame.extend(magic(VERSION));
     frame.extend(length.to_le_bytes());
-    frame.extend(crc(length, &covered).to_le_bytes());
-    frame.append(&mut covered);
+    // The checksum's place: it covers what follows.
+    frame.extend([0; 4]);
+    frame.extend(commit.to_le_bytes());
+    frame.extend(part.to_le_bytes());
+    frame.extend(at.chain);
+    let aad = aad(VERSION, (at.segment, at.offset), commit, part, &at.chain);
+    keys.journal.seal_onto(&mut frame, &aad, plain)?;
+    let (head, covered) = frame.split_at_mut(CRC_AT + 4);
+    let (_, checksum) = head.split_at_mut(CRC_AT);
+    checksum.copy_from_slice(&crc(length, covered).to_le_bytes());
     Ok(frame)
 }
 

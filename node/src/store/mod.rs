@@ -9,6 +9,7 @@
 //! lost power supply. Nothing may be acknowledged or sent before. After a crash the store opens with the state
 //! of some commit that is not older than the last one that returned.
 
+mod applier;
 mod blobs;
 mod check;
 mod compact;

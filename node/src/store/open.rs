@@ -218,8 +218,12 @@ fn mend(dir: &Path, survey: &Survey) -> Result<Vec<String>, StoreError> {
     let mut done = Vec::new();
     for patch in &survey.patches {
         let file = files::private().open(segment_path(dir, patch.segment)).map_err(io_error(doing))?;
-        file.write_all_at(&patch.bytes, patch.offset).map_err(io_error(doing))?;
-        file.sync_all().map_err(io_error(doing))?;
+        let written = if patch.bytes.is_empty() {
+            file.set_len(patch.offset)
+        } else {
+            file.write_all_at(&patch.bytes, patch.offset)
+        };
+        written.and_then(|()| file.sync_all()).map_err(io_error(doing))?;
         done.push(format!("{}: {} at byte {}", segment_name(patch.segment), patch.what, patch.offset));
     }
     Ok(done)
@@ -363,6 +367,7 @@ fn assemble(
         time_floor_ms: witness.says.time_floor_ms,
         witness,
         is_in_memory: found.view.is_none(),
+        applying: None,
         view: found.view,
         view_number: found.number,
         fresh: found.fresh,

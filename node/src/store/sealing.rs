@@ -106,19 +106,27 @@ impl Sealer {
     }
 
     pub(crate) fn seal(&self, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let mut sealed = Vec::with_capacity(plain.len().saturating_add(SEAL_BYTES));
+        self.seal_onto(&mut sealed, aad, plain)?;
+        Ok(sealed)
+    }
+
+    /// Seals behind what is there already. After an error it is not to be used.
+    pub(super) fn seal_onto(&self, onto: &mut Vec<u8>, aad: &[u8], plain: &[u8]) -> Result<(), StoreError> {
         let mut nonce = [0u8; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(StoreError::Random)?;
-        let mut sealed = Vec::with_capacity(plain.len().saturating_add(SEAL_BYTES));
-        sealed.extend_from_slice(&nonce);
-        sealed.extend_from_slice(plain);
-        let (_, body) = sealed.split_at_mut(NONCE_BYTES);
+        onto.reserve_exact(plain.len().saturating_add(SEAL_BYTES));
+        onto.extend_from_slice(&nonce);
+        let start = onto.len();
+        onto.extend_from_slice(plain);
+        let (_, body) = onto.split_at_mut(start);
         // Fails only beyond 256 GiB, and every caller is bounded far below.
         let tag = self
             .0
             .encrypt_in_place_detached(XNonce::from_slice(&nonce), aad, body)
             .map_err(|_| StoreError::TooLarge { what: "message", expected: usize::MAX, got: plain.len() })?;
-        sealed.extend_from_slice(&tag);
-        Ok(sealed)
+        onto.extend_from_slice(&tag);
+        Ok(())
     }
 
     /// The plaintext, or `None` when key, AAD or bytes are not those that were sealed.

@@ -84,7 +84,7 @@ pub(super) struct Gap {
     pub(super) in_base: bool,
 }
 
-/// Bytes to write to make a segment whole again.
+/// Bytes to write to make a segment whole again; none: it ends here.
 #[derive(Debug)]
 pub(super) struct Patch {
     pub(super) segment: u64,
@@ -160,6 +160,19 @@ impl Walk<'_, '_> {
         let header = Header::decode(bytes).or_else(|| Header::mend(bytes));
         Ok(self.scope.version != VERSION_OLD
             && header.is_some_and(|header| header.base == self.scope.base && header.segment == number))
+    }
+
+    /// Whether the next segment follows the last whole frame: then what lies between them belongs to nothing.
+    fn goes_on_behind(&self, number: u64) -> Result<bool, StoreError> {
+        let Scope { dir, version, base, .. } = *self.scope;
+        let next = number.saturating_add(1);
+        let Some(at) = self.at.filter(|_| version != VERSION_OLD && segment_path(dir, next).exists()) else {
+            return Ok(false);
+        };
+        let mut source = Source::open(dir, next)?;
+        let header = Header::decode(source.read(0, format::header_bytes(version))?);
+        let told = header.map(|header| (header.base, header.segment, header.commit, header.previous));
+        Ok(told == Some((base, next, at.commit, at.chain)))
     }
 
     fn segment(&mut self, number: u64) -> Result<(), StoreError> {
@@ -294,6 +307,10 @@ impl Walk<'_, '_> {
         let tail = source.length.saturating_sub(offset);
         if !covered && next.is_none() && tail <= FRAME_BYTES_MAX as u64 {
             self.survey.tail = Some((number, offset));
+            return Ok(source.length);
+        }
+        if next.is_none() && self.goes_on_behind(number)? {
+            self.patch(number, offset, Vec::new(), "bytes behind the last commit of a segment cut off");
             return Ok(source.length);
         }
         let end = next.unwrap_or(source.length);

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 
+use super::applier::{self, Applying};
 use super::delta::Delta;
 use super::files;
 use super::files::take;
@@ -52,9 +53,6 @@ pub(super) fn fresh_number(last: u64) -> u64 {
     LAST_NUMBER.fetch_add(1, Ordering::Relaxed).saturating_add(1)
 }
 
-/// Rows that are worth a second thread. 256: starting one costs about as much as sealing some rows.
-const ROWS_FOR_TWO: usize = 256;
-
 /// What all journaled rows add up to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Totals {
@@ -80,7 +78,7 @@ impl Totals {
         Some(Self { rows, bytes: size, tags: u128::from_le_bytes(take(bytes)?) })
     }
 
-    fn of(name: &[u8], sealed: &[u8]) -> Self {
+    pub(super) fn of(name: &[u8], sealed: &[u8]) -> Self {
         if !is_journaled(name) {
             return Self::default();
         }
@@ -88,14 +86,14 @@ impl Totals {
         Self { rows: 1, bytes: (name.len() as u64).saturating_add(sealed.len() as u64), tags: tag }
     }
 
-    fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         self.rows = self.rows.wrapping_add(other.rows);
         self.bytes = self.bytes.wrapping_add(other.bytes);
         self.tags = self.tags.wrapping_add(other.tags);
     }
 
     /// Wraps, so that differences can be added in any order.
-    fn take_away(&mut self, other: Self) {
+    pub(super) fn take_away(&mut self, other: Self) {
         self.rows = self.rows.wrapping_sub(other.rows);
         self.bytes = self.bytes.wrapping_sub(other.bytes);
         self.tags = self.tags.wrapping_sub(other.tags);
@@ -118,14 +116,6 @@ impl Row<'_> {
     }
 }
 
-/// One change, with the secret name of its row.
-struct Change<'a> {
-    name: Vec<u8>,
-    parent: &'a [u8],
-    item: &'a [u8],
-    value: Option<&'a [u8]>,
-}
-
 /// The open view.
 pub(super) struct View {
     /// `None` only while it is being closed or remade.
@@ -135,6 +125,8 @@ pub(super) struct View {
     totals: Cell<Totals>,
     /// Whether every read and write so far went well: one that failed is asked nothing more, and not kept.
     sound: Cell<bool>,
+    /// Its size when rows were last brought in: asking sled takes as long as appending a commit.
+    seen_bytes: Cell<u64>,
 }
 
 impl View {
@@ -144,8 +136,8 @@ impl View {
         files::make_dir(path).map_err(io_error("making the view"))?;
         check_room(path, 0)?;
         let tree = Some(open_sled(path)?);
-        let totals = Cell::default();
-        Ok(Self { tree, path: path.to_owned(), keys, totals, sound: Cell::new(true) })
+        let (totals, sound, seen_bytes) = (Cell::default(), Cell::new(true), Cell::default());
+        Ok(Self { tree, path: path.to_owned(), keys, totals, sound, seen_bytes })
     }
 
     /// Closes it and deletes everything.
@@ -164,7 +156,8 @@ impl View {
     pub(super) fn reopen(path: &Path, keys: Arc<Keys>, at: Position, totals: Totals) -> Option<Self> {
         let tree = open_sled(path).ok();
         let (totals, sound) = (Cell::new(totals), Cell::new(true));
-        let view = Self { tree, path: path.to_owned(), keys, totals, sound };
+        let view = Self { tree, path: path.to_owned(), keys, totals, sound, seen_bytes: Cell::default() };
+        view.seen_bytes.set(view.size_bytes());
         let applied = view.tree().ok()?.get(APPLIED).ok()??;
         let applied = view.keys.view.open(APPLIED, &applied)?;
         (applied.as_slice() == at.to_bytes()).then_some(view)
@@ -206,54 +199,26 @@ impl View {
         Ok(())
     }
 
-    /// Applies a delta. Not all or nothing: a view that was not closed clean is never opened again.
+    /// Applies a delta, and returns when that is done. Not all or nothing: a view that was not closed clean is never
+    /// opened again.
     pub(super) fn apply(&self, delta: &Delta) -> Result<(), StoreError> {
-        let applied = self.apply_unchecked(delta);
-        self.checked(applied)
+        self.finish(applier::apply_by_two(&self.keys, self.tree()?, delta))
     }
 
-    fn apply_unchecked(&self, delta: &Delta) -> Result<(), StoreError> {
-        let tree = self.tree()?;
+    /// The same, in a thread: [`finish`](Self::finish) must hear of its end. One at a time, and nothing else is
+    /// written meanwhile.
+    pub(super) fn start_applying(&self, rows: Delta) -> Result<Applying, StoreError> {
+        Ok(Applying::start(&self.keys, self.tree()?, rows))
+    }
+
+    /// Takes over by how much applying a delta has changed the totals.
+    pub(super) fn finish(&self, applied: Result<Totals, StoreError>) -> Result<(), StoreError> {
+        let difference = self.checked(applied)?;
         let mut totals = self.totals.get();
-        let mut changes = Vec::new();
-        for (table, parent, its) in delta.parents() {
-            if its.cleared {
-                for name in tree.scan_prefix(self.keys.parent_name(table, parent)).keys() {
-                    let name = name.map_err(unreadable)?;
-                    let old = tree.remove(&name).map_err(unreadable)?;
-                    totals.take_away(old.map_or(Totals::default(), |old| Totals::of(&name, &old)));
-                }
-            }
-            changes.extend(its.items.iter().map(|(item, value)| Change {
-                name: self.keys.row_name(table, parent, item),
-                parent,
-                item: item.as_slice(),
-                value: value.as_ref().map(|value| value.as_slice()),
-            }));
-        }
-        // In sled's order, neighbours share pages.
-        changes.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        let done = if changes.len() < ROWS_FOR_TWO {
-            vec![self.apply_changes(tree, &changes)]
-        } else {
-            let (one, other) = changes.split_at(changes.len() / 2);
-            std::thread::scope(|scope| {
-                let keys = &self.keys;
-                let other = scope.spawn(move || apply_changes(keys, tree, other));
-                let one = self.apply_changes(tree, one);
-                let other = other.join().unwrap_or_else(|_| Err(unreadable("a thread that wrote it died")));
-                vec![one, other]
-            })
-        };
-        for difference in done {
-            totals.add(difference?);
-        }
+        totals.add(difference);
         self.totals.set(totals);
+        self.seen_bytes.set(self.size_bytes());
         Ok(())
-    }
-
-    fn apply_changes(&self, tree: &sled::Db, changes: &[Change<'_>]) -> Result<Totals, StoreError> {
-        apply_changes(&self.keys, tree, changes)
     }
 
     /// Says which journal position it is at, before a clean close.
@@ -302,7 +267,13 @@ impl View {
     /// The size once everything written has reached the file: before that it may be less than half.
     pub(super) fn settled_bytes(&self) -> Result<u64, StoreError> {
         self.checked(self.tree()?.flush().map_err(unreadable))?;
-        Ok(self.size_bytes())
+        self.seen_bytes.set(self.size_bytes());
+        Ok(self.seen_bytes())
+    }
+
+    /// The size as of the last rows that were brought in.
+    pub(super) fn seen_bytes(&self) -> u64 {
+        self.seen_bytes.get()
     }
 
     pub(super) fn is_sound(&self) -> bool {
@@ -367,38 +338,6 @@ impl View {
         let plain = self.keys.view.open(name, sealed).ok_or_else(|| unreadable("a row does not open"))?;
         serde_ipld_dagcbor::from_slice(&plain).map_err(unreadable)
     }
-}
-
-/// Writes changes and returns by how much the totals differ.
-fn apply_changes(keys: &Keys, tree: &sled::Db, changes: &[Change<'_>]) -> Result<Totals, StoreError> {
-    let mut totals = Totals::default();
-    for change in changes {
-        let name = change.name.as_slice();
-        let old = match change.value {
-            Some(value) => {
-                let sealed = seal_row(keys, name, change.parent, change.item, value)?;
-                totals.add(Totals::of(name, &sealed));
-                tree.insert(name, sealed)
-            }
-            None => tree.remove(name),
-        };
-        let old = old.map_err(unreadable)?;
-        totals.take_away(old.map_or(Totals::default(), |old| Totals::of(name, &old)));
-    }
-    Ok(totals)
-}
-
-/// A row's value: `[parent, item, value]` in dag-cbor, sealed with its name as AAD.
-fn seal_row(
-    keys: &Keys,
-    name: &[u8],
-    parent: &[u8],
-    item: &[u8],
-    value: &[u8],
-) -> Result<Vec<u8>, StoreError> {
-    let bytes = serde_bytes::Bytes::new;
-    let row = serde_ipld_dagcbor::to_vec(&(bytes(parent), bytes(item), bytes(value))).map_err(unreadable)?;
-    keys.view.seal(name, &zeroize::Zeroizing::new(row))
 }
 
 /// Refuses when the disk might fill while `bytes` more are applied.
@@ -490,6 +429,6 @@ fn walk(path: &Path, visit: &mut dyn FnMut(&Path, bool) -> io::Result<()>) -> io
     visit(path, true)
 }
 
-fn unreadable(what: impl std::fmt::Display) -> StoreError {
+pub(super) fn unreadable(what: impl std::fmt::Display) -> StoreError {
     StoreError::View { what: what.to_string() }
 }
