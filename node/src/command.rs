@@ -277,6 +277,19 @@ pub enum Command {
     Stop,
 }
 
+impl Command {
+    /// Whether it is there to end something: what must be recorded on a full disk too.
+    pub fn is_denial(&self) -> bool {
+        matches!(
+            self,
+            Self::GrantRevoke { .. }
+                | Self::DeviceRemove { .. }
+                | Self::StewardRemove { .. }
+                | Self::RecoveryFinish { .. }
+        )
+    }
+}
+
 /// A secret on its way to the daemon, over the socket that only its own user can reach. It does not print.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

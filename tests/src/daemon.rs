@@ -127,7 +127,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Longest that any command may take. Above every bar of the issue: whoever is still running then hangs.
+/// Longest that any command may take. Far above what any takes: whoever is still running then hangs.
 const COMMAND_MAX: Duration = Duration::from_secs(180);
 
 /// A command under way in its own process, to be awaited. Dropped, it is killed.

@@ -13,7 +13,7 @@ use karte_tests::wait::looking_every;
 use karte_tests::{Daemon, Home, eventually, say, synthetic};
 use std::time::Duration;
 
-/// The issue says 2 s; a loaded machine gets five times that. The measured time is told.
+/// The bar is 2 s; a loaded machine gets five times that. The measured time is told.
 const REFUSED_WITHIN: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);

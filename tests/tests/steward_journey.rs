@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// The issue says 2 s; a loaded machine gets five times that. The measured time is told.
+/// The bar is 2 s; a loaded machine gets five times that. The measured time is told.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
 const RECORDS: u64 = 12;
 /// The name stands in every resource too.

@@ -127,6 +127,24 @@ fn group(engine: Engine, commands: &[Command]) -> (Engine, Vec<Result<Vec<Value>
 }
 
 #[test]
+fn whatever_ends_something_is_tried_once_more_on_a_full_disk() {
+    let full = Arc::new(AtomicBool::new(false));
+    let mut hana = node("hana", &full);
+    let mut group = Group::default();
+    let denials = [
+        Command::GrantRevoke { id: "0".into(), reason: String::new() },
+        Command::DeviceRemove { device: "0".into(), last_valid_seq: None },
+        Command::StewardRemove { contact: "0".into() },
+        Command::RecoveryFinish { approvals: vec![] },
+    ];
+    for (ticket, command) in (1..).zip(denials.iter().chain([&grant(), &Command::GrantList])) {
+        group.handle(&mut hana, Input::Command(ticket, Box::new(command.clone())), &NOW);
+    }
+    let kept: Vec<&Command> = group.denials.iter().map(|(_, command)| command).collect();
+    assert_eq!(kept, denials.iter().collect::<Vec<_>>());
+}
+
+#[test]
 fn a_full_disk_drops_the_group_keeps_the_revocation_and_the_node_goes_on() {
     let full = Arc::new(AtomicBool::new(false));
     let (clinic, card) = group(node("clinic", &full), &[Command::Card]);

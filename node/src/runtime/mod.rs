@@ -271,7 +271,7 @@ impl Group {
     fn handle(&mut self, engine: &mut Engine, input: Input, clock: &dyn Clock) {
         self.last |= is_last(&input);
         if let Input::Command(ticket, command) = &input
-            && matches!(**command, Command::GrantRevoke { .. })
+            && command.is_denial()
         {
             self.denials.push((*ticket, (**command).clone()));
         }

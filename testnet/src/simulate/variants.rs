@@ -4,7 +4,7 @@ use super::plan::Plan;
 use super::{Outcome, run};
 use karte_protocol::variants::Variant;
 
-/// Seeds that a variant is tried with at most. The bar of the issue.
+/// Seeds that a variant is tried with at most.
 pub const BUDGET: u64 = 1_000;
 
 /// A line for each variant: its name and a seed that caught it.
