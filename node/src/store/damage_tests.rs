@@ -420,6 +420,11 @@ fn bytes_behind_a_full_segment_are_cut_off() {
         drop(disk);
         assert_eq!(fs::read(journal_file(dir.path())).unwrap(), whole);
     }
+    // The last frame of the segment is none of these.
+    let lost = [&whole[..whole.len() - 30], &[0xA5; 30]].concat();
+    fs::write(journal_file(dir.path()), &lost).unwrap();
+    assert!(matches!(Disk::open(dir.path(), key()), Err(StoreError::Damaged { .. })));
+    assert_eq!(fs::read(journal_file(dir.path())).unwrap(), lost);
 }
 
 fn all_files(folder: &Path, found: &mut Vec<PathBuf>) {
