@@ -104,13 +104,14 @@ fn commits_wait_for_a_thread_that_too_many_rows_wait_for() {
     let (held, thread) = Applying::held(std::mem::take(&mut disk.recent));
     disk.applying = Some(held);
     let thread = std::thread::spawn(move || {
-        // Longer than ten commits take. Where they take longer still, the test sees less and passes.
+        // Longer than twenty commits take. Where they take longer still, the test sees less and passes.
         std::thread::sleep(std::time::Duration::from_secs(1));
         thread.send(Ok(Totals::default()))
     });
-    for n in 0..10 {
-        commit(&mut disk, put(T, "mary", &n.to_string(), &"x".repeat(RECENT_BYTES_MIN)));
-        assert!(disk.recent.size_bytes() <= RECENT_BYTES_MAX, "{}", disk.recent.size_bytes());
+    for n in 0..20 {
+        let value = "x".repeat(disk.recent_bytes / 2);
+        commit(&mut disk, put(T, "mary", &n.to_string(), &value));
+        assert!(disk.recent.size_bytes() <= 2 * disk.recent_bytes, "{}", disk.recent.size_bytes());
     }
     thread.join().unwrap().unwrap();
 }
@@ -140,7 +141,7 @@ fn a_store_whose_view_is_always_behind_is_a_map() {
         disk.write_unjournaled(put(FLEETING, "x", &(n % 50).to_string(), &n.to_string())).unwrap();
         disk.commit().unwrap();
         seen_under_way += u32::from(disk.applying.is_some());
-        assert!(disk.waiting_bytes() < 3 * RECENT_BYTES_MAX as u64, "memory has a bound");
+        assert!(disk.waiting_bytes() < 6 * disk.recent_bytes as u64, "memory has a bound");
         if n % 23 == 0 {
             assert_eq!(rows(&disk), model, "after commit {n}");
         }

@@ -35,11 +35,9 @@ use super::witness::{Testimony, Witness};
 use super::{Stats, Store, StoreError, Table, VisitItem, VisitRow, open};
 
 /// Committed rows that are worth bringing into the view, in bytes. 4 MiB: sorted, some thousand rows cost sled half
-/// of what they cost one by one. Tests want many rounds.
-const RECENT_BYTES_MIN: usize = if cfg!(all(test, debug_assertions)) { 1 << 10 } else { 4 << 20 };
-/// Committed rows that may wait while others are under way to the view, in bytes; then commits wait for those. 8 MiB:
-/// a burst of 30,000 rows waits for nothing, and both together are no more than sled's cache.
-const RECENT_BYTES_MAX: usize = 2 * RECENT_BYTES_MIN;
+/// of what they cost one by one. Twice as much may wait while others are under way; then commits wait for those: a
+/// burst of 30,000 rows waits for nothing, and both together are no more than sled's cache.
+pub(super) const RECENT_BYTES: usize = 4 << 20;
 /// What may be given back with a reserve's worth of a group: its frame's head, seal and segment header.
 const FRAME_EXTRA_BYTES: u64 = 8 << 10;
 
@@ -63,6 +61,8 @@ pub struct Disk {
     pub(super) base_bytes: (u64, u64),
     /// Committed, or not journaled, and not yet in the view.
     pub(super) recent: Delta,
+    /// [`RECENT_BYTES`]; tests want a view that is brought up to date all the time.
+    pub(super) recent_bytes: usize,
     pub(super) pending: Delta,
     pub(super) reserve: Reserve,
     pub(super) here: Place,
@@ -214,7 +214,7 @@ impl Disk {
     /// again later, and the journal has every row.
     fn tidy(&mut self) {
         let _ = self.finish_applying(false);
-        if self.recent.size_bytes() >= RECENT_BYTES_MIN {
+        if self.recent.size_bytes() >= self.recent_bytes {
             // Without room they wait longer.
             let _ = self.start_applying();
         }
@@ -257,7 +257,7 @@ impl Disk {
 
     /// Lets committed rows be brought into the view while commits go on. `Full` when there is no room, or no view.
     fn start_applying(&mut self) -> Result<(), StoreError> {
-        self.finish_applying(self.recent.size_bytes() >= RECENT_BYTES_MAX)?;
+        self.finish_applying(self.recent.size_bytes() >= self.recent_bytes.saturating_mul(2))?;
         if self.applying.is_some() {
             return Ok(());
         }
@@ -408,7 +408,7 @@ impl Store for Disk {
         let mut delta = Delta::default();
         delta.add(batch);
         let bytes = self.recent.size_bytes().saturating_add(delta.size_bytes());
-        if bytes >= RECENT_BYTES_MIN {
+        if bytes >= self.recent_bytes {
             // With no room these rows, which may be lost, do not grow in memory without a bound.
             self.start_applying()?;
         }

@@ -26,7 +26,9 @@ pub(super) fn key() -> StoreKey {
 }
 
 pub(super) fn open(dir: &Path) -> (Disk, Opened) {
-    Disk::open(dir, key()).unwrap()
+    let (mut disk, opened) = Disk::open(dir, key()).unwrap();
+    disk.recent_bytes = 1 << 10;
+    (disk, opened)
 }
 
 /// A store with `count` commits, dropped as by a kill; and where each commit's frame ends.

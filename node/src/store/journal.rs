@@ -244,7 +244,7 @@ impl Journal {
 
     /// Goes on in a fresh segment. What was written before is synced first: from then on only the newest
     /// segment is.
-    fn rotate(&mut self) -> Result<(), StoreError> {
+    pub(super) fn rotate(&mut self) -> Result<(), StoreError> {
         self.sync()?;
         let segment = self.end.segment.saturating_add(1);
         let made = make_segment(&self.dir, &self.keys, self.base, Position { segment, ..self.end });

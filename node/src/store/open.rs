@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::compact::{delete_segments, write_base};
 use super::delta::Delta;
-use super::disk::{Disk, LOCK, Lock};
+use super::disk::{Disk, LOCK, Lock, RECENT_BYTES};
 use super::files::{self, take};
 use super::format::{Position, VERSION, VERSION_OLD, header_bytes};
 use super::journal::{self, Journal};
@@ -373,6 +373,7 @@ fn assemble(
         fresh: found.fresh,
         base_bytes: (0, 0),
         recent: found.recent,
+        recent_bytes: RECENT_BYTES,
         pending: Delta::default(),
         reserve: Reserve::open(dir),
         here,
