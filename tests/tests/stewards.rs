@@ -8,7 +8,7 @@
 )]
 
 use karte_node::command::{Command, NewGrant};
-use karte_node::engine::{Answer, Policy};
+use karte_node::engine::{Answer, Harm, Input, Policy};
 use karte_node::failure::Kind;
 use karte_protocol::consent::Status;
 use karte_protocol::id::RecordId;
@@ -392,6 +392,25 @@ fn more_than_the_quota_is_not_taken_and_the_holder_is_told() {
     world.items("hana", sync("pharmacy")).unwrap();
     assert!(world.has_payload("pharmacy", &large), "a larger quota takes it");
     assert_eq!(world.items("hana", Command::StewardList).unwrap()[0]["state"], "keeps");
+}
+
+#[test]
+fn a_payload_that_was_lost_at_home_comes_back_from_the_steward() {
+    let Story { mut world, records, .. } = kept(BY_HAND);
+    let lost = records[0];
+    world.lose_payload("hana", &lost);
+    let named = world.ask("hana", |ticket| Input::Lost(ticket, vec![(lost, Harm::Missing)], true)).unwrap();
+    let Answer::Items(named) = named else { panic!("names") };
+    assert!(named[0]["from"].as_array().unwrap().contains(&"pharmacy".into()), "{named:?}");
+    world.items("hana", sync("pharmacy")).unwrap();
+    assert!(world.has_payload("hana", &lost), "{:?}", world.notices);
+    assert_eq!(texts(&mut world, "hana", &[lost]), ["creatinine 612 umol/L"]);
+    // A steward that ended is not asked.
+    world.items("hana", Command::StewardRemove { contact: "pharmacy".into() }).unwrap();
+    world.lose_payload("hana", &lost);
+    let named = world.ask("hana", |ticket| Input::Lost(ticket, vec![(lost, Harm::Missing)], true)).unwrap();
+    let Answer::Items(named) = named else { panic!("names") };
+    assert!(!named[0]["from"].as_array().unwrap().contains(&"pharmacy".into()), "{named:?}");
 }
 
 #[test]

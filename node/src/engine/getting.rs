@@ -586,7 +586,7 @@ impl Engine {
         if id == self.own_fetch() {
             return self.own_arrived(peer, records);
         }
-        if self.given.contains_key(&id) {
+        if self.is_recall(&id) {
             return self.came_back(records);
         }
         let mut adopted = 0;
@@ -723,7 +723,7 @@ impl Engine {
             self.own_fetch_ended(peer, missing, end);
             return Ok(());
         }
-        if self.given.contains_key(&id) {
+        if self.is_recall(&id) {
             self.recall_ended(peer, id, missing, end);
             return Ok(());
         }

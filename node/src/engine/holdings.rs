@@ -2,7 +2,7 @@
 //!
 //! For: `karte store check` and `repair`. Payloads themselves are read by the runtime, which tells what it found.
 //! A received record comes back from its holder by the ordinary fetch; an own one from a reader that it was handed
-//! to, which gives back the ciphertext that this party made (SPEC section 9, "Asking back").
+//! to or a steward that keeps it, which gives back the ciphertext that this party made (SPEC section 9, "Asking back").
 
 use super::library::recall_label;
 use super::peers::Duty;
@@ -12,7 +12,8 @@ use super::rows::{
 };
 use super::{Effect, Engine, FetchEnd, Serving, decode_row};
 use crate::failure::Failure;
-use karte_protocol::id::{DeviceId, GrantId, ObjectId, PartyId, RecordId, digest};
+use karte_protocol::entry::Act;
+use karte_protocol::id::{DeviceId, EntryId, GrantId, ObjectId, PartyId, RecordId, digest};
 use karte_protocol::limits::WANTS_MAX;
 use karte_protocol::message::{Fetch, SegmentAndKeys, Want};
 use karte_protocol::shelf::{Handed, Segment};
@@ -225,6 +226,9 @@ impl Engine {
                 .map(|got| got.row.holder);
             names.extend(holder.map(|holder| self.name_of(holder)));
         }
+        if self.own_row(record)?.is_some() {
+            names.extend(self.mine().state.stewards.keys().map(|steward| self.name_of(*steward)));
+        }
         Ok(names.into_iter().collect())
     }
 
@@ -323,12 +327,18 @@ impl Engine {
 
     // --- asking back: the holder's side
 
-    /// Own records that are lost, by the live grant under which a reader may have them.
+    /// Own records that are lost, by the live grant under which a reader may have them, and by the entry that names a
+    /// steward which may.
     pub(super) fn load_recalls(&mut self) -> Result<(), Failure> {
         let mut recalls: BTreeMap<GrantId, BTreeMap<RecordId, Handed>> = BTreeMap::new();
         let ids = self.live_shelves();
+        let stewards: Vec<GrantId> =
+            self.mine().state.stewards.keys().filter_map(|steward| self.naming_of(*steward)).collect();
         for record in self.lost_rows()? {
             let Some(row) = self.own_row(&record)? else { continue };
+            for entry in &stewards {
+                recalls.entry(*entry).or_default().insert(record, row.handed(record));
+            }
             for (id, _) in &ids {
                 if self.store.get(SHELVED, id.as_bytes(), record.as_bytes())?.is_some() {
                     recalls.entry(*id).or_default().insert(record, row.handed(record));
@@ -339,22 +349,39 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn recall_duties(&self, reader: PartyId) -> Vec<Duty> {
-        let due = self.recalls.iter().filter(|(id, lost)| !lost.is_empty() && self.is_given_to(id, reader));
+    /// The entry that names a live steward.
+    fn naming_of(&self, steward: PartyId) -> Option<GrantId> {
+        let mine = self.mine();
+        let is_live = mine.state.stewards.contains_key(&steward);
+        is_live.then(|| mine.log.names_steward(steward)).flatten().map(GrantId::from)
+    }
+
+    /// Whether payloads that come under this id are own ones that were lost.
+    pub(super) fn is_recall(&self, id: &GrantId) -> bool {
+        self.given.contains_key(id) || self.names_a_steward(id)
+    }
+
+    fn names_a_steward(&self, id: &GrantId) -> bool {
+        let entry = self.mine().log.get(&EntryId::from(*id));
+        entry.is_some_and(|entry| matches!(entry.act, Act::AddSteward { .. }))
+    }
+
+    pub(super) fn recall_duties(&self, party: PartyId) -> Vec<Duty> {
+        let entry = self.naming_of(party);
+        let has = |id: &GrantId| entry == Some(*id) || self.is_given_to(id, party);
+        let due = self.recalls.iter().filter(|(id, lost)| !lost.is_empty() && has(id));
         due.map(|(id, _)| Duty::Recall(*id)).collect()
     }
 
     pub(super) fn start_recall(&mut self, peer: DeviceId, id: GrantId) -> bool {
-        let Some(accept) = self.accept_of_given(&id) else { return false };
+        let keep = self.names_a_steward(&id);
+        let entry = keep.then(|| ObjectId::from(*id.as_bytes()));
+        let Some(accept) = entry.or_else(|| self.accept_of_given(&id)) else { return false };
         let Some(lost) = self.recalls.get(&id).filter(|lost| !lost.is_empty()) else { return false };
         let handed: Vec<&Handed> = lost.values().take(WANTS_MAX).collect();
         let wants = handed.iter().map(|item| Want { record: item.record, from: 0, label: true }).collect();
         let lengths = handed.iter().map(|item| item.bytes).collect();
-        self.out.push(Effect::Fetch(
-            peer,
-            Fetch { grant: id, accept, wants, back: true, keep: false },
-            lengths,
-        ));
+        self.out.push(Effect::Fetch(peer, Fetch { grant: id, accept, wants, back: !keep, keep }, lengths));
         true
     }
 
@@ -371,7 +398,7 @@ impl Engine {
             back += 1;
         }
         if back > 0 {
-            self.notice(format!("{back} own records came back from a reader"));
+            self.notice(format!("{back} own records came back"));
         }
         Ok(())
     }
