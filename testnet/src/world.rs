@@ -63,6 +63,8 @@ pub struct World {
     devices: BTreeMap<DeviceId, String>,
     /// Pairs that cannot reach each other.
     cut: BTreeSet<(String, String)>,
+    /// Who gets no answer from whom, not even that there is none.
+    silent: BTreeSet<(String, String)>,
     queue: VecDeque<(String, Input)>,
     answers: BTreeMap<u64, Result<Answer, Failure>>,
     replies: BTreeMap<(String, u64), (String, DeviceId, engine::Duty)>,
@@ -98,6 +100,7 @@ impl World {
             nodes: BTreeMap::new(),
             devices: BTreeMap::new(),
             cut: BTreeSet::new(),
+            silent: BTreeSet::new(),
             queue: VecDeque::new(),
             answers: BTreeMap::new(),
             replies: BTreeMap::new(),
@@ -389,6 +392,13 @@ impl World {
         self.run();
     }
 
+    /// Cuts two nodes off so that a call is not even refused: a machine that is switched off.
+    pub fn silence(&mut self, one: &str, other: &str) {
+        self.cut(one, other);
+        self.silent.insert((one.into(), other.into()));
+        self.silent.insert((other.into(), one.into()));
+    }
+
     /// Lets two nodes reach each other again.
     pub fn heal(&mut self, one: &str, other: &str) {
         self.cut.remove(&(one.into(), other.into()));
@@ -504,6 +514,9 @@ impl World {
                 && !self.cut.contains(&(at.to_owned(), (*name).clone()))
         });
         let Some(other) = reachable.cloned() else {
+            if addresses.iter().any(|name| self.silent.contains(&(at.to_owned(), name.clone()))) {
+                return;
+            }
             self.queue.push_back((at.into(), Input::DialFailed(party, "cut off".into())));
             return;
         };

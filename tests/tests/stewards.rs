@@ -14,7 +14,7 @@ use karte_protocol::consent::Status;
 use karte_protocol::id::RecordId;
 use karte_protocol::message::{Request, Response};
 use karte_protocol::signed::{Signed, Verified};
-use karte_protocol::time::{DAY_MS, HOUR_MS, MINUTE_MS};
+use karte_protocol::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS};
 use karte_testnet::cast::{CLINIC, DAEMON, lab, list, observations_to, open, sync};
 use karte_testnet::world::World;
 use serde_json::Value;
@@ -114,6 +114,19 @@ fn a_reader_that_runs_turns_to_the_steward_by_itself() {
         world.pass(MINUTE_MS);
     }
     assert_eq!(texts(&mut world, "clinic", &records).len(), 2, "without any command: {:?}", world.notices);
+}
+
+#[test]
+fn a_steward_is_called_while_a_call_to_the_holder_is_not_answered() {
+    let Story { mut world, records, .. } = kept(BY_HAND);
+    world.cut("hana", "pharmacy");
+    world.silence("hana", "clinic");
+    let unanswered = world.command("clinic", sync("hana"));
+    assert!(unanswered.is_err(), "it waits for hana");
+    world.pass(SECOND_MS);
+    assert_eq!(world.items("clinic", list()).unwrap().len(), 0, "a second is not long");
+    world.pass(3 * SECOND_MS);
+    assert_eq!(texts(&mut world, "clinic", &records).len(), 2, "{:?}", world.notices);
 }
 
 #[test]

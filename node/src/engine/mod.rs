@@ -9,7 +9,8 @@
 //! | file | concern |
 //! |---|---|
 //! | `rows` | what is kept, under which names |
-//! | `people` | contacts, cards, logs, statuses |
+//! | `people` | contacts, cards, logs |
+//! | `heard` | statuses: the own one, and what others were heard to say |
 //! | `library` | own records, and selecting among all |
 //! | `giving` | grants this party gave: offer, shelve, revoke |
 //! | `serving` | sessions of readers, and what goes out under them |
@@ -771,6 +772,7 @@ impl Engine {
     fn tick(&mut self) -> Result<(), Failure> {
         self.end_expired()?;
         self.settle_all_kept()?;
+        self.turn_to_stewards();
         self.renew()
     }
 

@@ -172,7 +172,7 @@ impl Engine {
         let me = self.me.party;
         let due = self.redial.get(&me).is_none_or(Redial::is_due(self.now));
         if due && !self.other_devices().is_empty() && self.dial_own() {
-            self.redial.entry(me).or_default().start();
+            self.is_being_called(me);
         }
     }
 

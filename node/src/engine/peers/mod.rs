@@ -23,6 +23,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// First and longest pause between two attempts to reach a contact, in milliseconds.
 const REDIAL_MS: (i64, i64) = (SECOND_MS, 5 * MINUTE_MS);
+/// How long a call may go unanswered before a holder's stewards are called, in milliseconds. 3 s: a connection over the
+/// slowest link takes some round trips.
+const STEWARD_AFTER_MS: i64 = 3 * SECOND_MS;
 /// Own entries waiting to be pushed to one peer. Beyond it the peer asks for the log instead.
 const PUSH_MAX: usize = 500;
 
@@ -222,6 +225,10 @@ pub(super) struct Redial {
     next_ms: UnixMs,
     pause_ms: i64,
     dialling: bool,
+    /// Since when it is being called.
+    since_ms: UnixMs,
+    /// It is still being called, and its stewards are too.
+    is_given_up: bool,
 }
 
 impl Redial {
@@ -229,8 +236,12 @@ impl Redial {
         move |redial| !redial.dialling && redial.next_ms <= now
     }
 
-    pub(super) fn start(&mut self) {
-        self.dialling = true;
+    pub(super) fn start(&mut self, now: UnixMs) {
+        (self.dialling, self.since_ms, self.is_given_up) = (true, now, false);
+    }
+
+    fn is_overdue(&self, now: UnixMs) -> bool {
+        self.dialling && !self.is_given_up && now >= self.since_ms.saturating_add(STEWARD_AFTER_MS)
     }
 }
 
@@ -285,11 +296,28 @@ impl Engine {
 
     /// Whether a party is being called just now.
     pub(super) fn is_dialling(&self, party: PartyId) -> bool {
-        self.redial.get(&party).is_some_and(|redial| redial.dialling)
+        self.redial.get(&party).is_some_and(|redial| redial.dialling && !redial.is_given_up)
     }
 
     pub(super) fn is_being_called(&mut self, party: PartyId) {
-        self.redial.entry(party).or_default().dialling = true;
+        let now = self.now;
+        self.redial.entry(party).or_default().start(now);
+    }
+
+    /// Who does not answer for long: a machine that is off says nothing, and the transport gives up only after many
+    /// seconds. Its stewards are called meanwhile.
+    pub(super) fn turn_to_stewards(&mut self) {
+        let now = self.now;
+        let overdue = self.redial.iter_mut().filter(|(_, redial)| redial.is_overdue(now));
+        let parties: Vec<PartyId> = overdue
+            .map(|(party, redial)| {
+                redial.is_given_up = true;
+                *party
+            })
+            .collect();
+        for party in parties {
+            self.call_stewards(party);
+        }
     }
 
     fn jitter_ms(&mut self) -> i64 {
@@ -403,7 +431,7 @@ impl Engine {
                 self.peers.values().any(|state| state.party == Some(party) || state.knocking == Some(party))
                     || self.is_connected_unnamed(party);
             if due && !connected && self.is_known(party) && self.dial(party) {
-                self.redial.entry(party).or_default().dialling = true;
+                self.is_being_called(party);
             }
         }
         Ok(())
