@@ -16,8 +16,8 @@ use karte_protocol::signed::{Signed, Verified};
 use karte_protocol::time::{MINUTE_MS, UnixMs};
 use std::collections::BTreeMap;
 
-/// How old a kept Status may be before a newer one replaces it, in milliseconds. 10 minutes: what a power cut may
-/// take from a reader's offline limit, for one row in that time.
+/// How old a kept Status may be before a newer one that names the same ends replaces it, in milliseconds. 10 minutes:
+/// what a power cut may take from a reader's offline limit, for one row in that time.
 const KEEP_HEARD_EVERY_MS: i64 = 10 * MINUTE_MS;
 
 /// A word of one device of a party.
@@ -25,6 +25,8 @@ pub(super) struct Heard {
     status: Verified<Status>,
     /// When the one that is kept in the store was issued.
     kept_ms: UnixMs,
+    /// What that one names: one that names more counts for more grants.
+    kept_heads: Vec<Head>,
 }
 
 /// The newest word of each device that was heard, by party: one device may know of a grant that another has not met.
@@ -128,14 +130,17 @@ impl Engine {
     /// Notes a word, and keeps it in the store now and then.
     fn keep_heard(&mut self, of: PartyId, status: &Verified<Status>) -> Result<(), Failure> {
         let device = status.by().device;
-        let mut kept_ms = self.heard.by(of, &device).map_or(0, |heard| heard.kept_ms);
-        if status.issued_ms >= kept_ms.saturating_add(KEEP_HEARD_EVERY_MS) {
-            kept_ms = status.issued_ms;
+        let kept = self.heard.by(of, &device).map(|heard| (heard.kept_ms, heard.kept_heads.clone()));
+        let (mut kept_ms, mut kept_heads) = kept.unwrap_or_default();
+        let is_old = status.issued_ms >= kept_ms.saturating_add(KEEP_HEARD_EVERY_MS);
+        if is_old || kept_heads != status.heads {
+            (kept_ms, kept_heads) = (status.issued_ms, status.heads.clone());
             let name = [of.as_bytes().as_slice(), device.as_bytes().as_slice()].concat();
             self.put_bytes(HEARD, TOP, &name, status.bytes().to_vec())?;
         }
         self.forget_ended_words(of)?;
-        self.heard.0.entry(of).or_default().insert(device, Heard { status: status.clone(), kept_ms });
+        let heard = Heard { status: status.clone(), kept_ms, kept_heads };
+        self.heard.0.entry(of).or_default().insert(device, heard);
         Ok(())
     }
 
