@@ -11,6 +11,9 @@ pub const DAEMON: Policy = Policy { accept_contacts: false, accept_grants: false
 /// A clinic's daemon: it takes whoever knocks and whatever is offered.
 pub const CLINIC: Policy = Policy { accept_contacts: true, accept_grants: true, adopt: false, live: true };
 
+/// Acts only when told to, as `karte sync` without a daemon.
+pub const BY_HAND: Policy = Policy { live: false, ..CLINIC };
+
 /// A laboratory value: creatinine, by its LOINC code.
 pub fn lab(text: &str, at_ms: UnixMs) -> Draft<'_> {
     Draft { kind: "fhir/Observation", category: "laboratory", code: "2160-0", at_ms, text }
@@ -47,9 +50,14 @@ pub fn observations_to(contact: &str) -> NewGrant {
 impl World {
     /// One takes another's card, under its name, and they meet.
     pub fn introduce(&mut self, one: &str, other: &str) -> Result<(), Failure> {
+        self.take_card(one, other)?;
+        self.items(one, sync(other)).map(drop)
+    }
+
+    /// One takes another's card, under its name: it may come in from now on.
+    pub fn take_card(&mut self, one: &str, other: &str) -> Result<(), Failure> {
         let shown = self.items(other, Command::Card)?;
         let card = shown.first().and_then(|item| item["card"].as_str()).unwrap_or_default().to_owned();
-        self.items(one, Command::ContactAdd { card, alias: Some(other.into()) })?;
-        self.items(one, sync(other)).map(drop)
+        self.items(one, Command::ContactAdd { card, alias: Some(other.into()) }).map(drop)
     }
 }

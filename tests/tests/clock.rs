@@ -7,7 +7,7 @@
     reason = "a test fails where it is surprised"
 )]
 
-use karte_node::command::{Command, Filter, NewGrant};
+use karte_node::command::{Command, Filter};
 use karte_node::failure::Failure;
 use karte_protocol::consent::Accept;
 use karte_protocol::id::RecordId;
@@ -15,23 +15,11 @@ use karte_protocol::message::Request;
 use karte_protocol::shelf::{Chain, ShelfHead};
 use karte_protocol::signed::{By, Signed, Verified};
 use karte_protocol::time::{DAY_MS, HOUR_MS};
-use karte_testnet::cast::{CLINIC, DAEMON};
+use karte_testnet::cast::{CLINIC, DAEMON, observations_to};
 use karte_testnet::world::{Draft, World};
 
 /// 2099-01-01.
 const IN_2099: i64 = 4_070_908_800_000;
-
-fn to_the_clinic() -> NewGrant {
-    NewGrant {
-        contact: "clinic".into(),
-        scope: Filter { kinds: vec!["fhir".into()], ..Filter::default() },
-        purpose: "TREAT".into(),
-        basis: "consent".into(),
-        expires_ms: 90 * DAY_MS,
-        offline_ms: 7 * DAY_MS,
-        ..NewGrant::default()
-    }
-}
 
 fn write(world: &mut World, text: &str) -> RecordId {
     let (hana, at_ms) = (world.party("hana"), world.now);
@@ -59,7 +47,7 @@ fn granted() -> (World, String, RecordId) {
     world.add("clinic", CLINIC).unwrap();
     world.introduce("hana", "clinic").unwrap();
     let record = write(&mut world, "creatinine 612 umol/L");
-    let grant = world.items("hana", Command::GrantAdd(to_the_clinic())).unwrap()[0]["id"].clone();
+    let grant = world.items("hana", Command::GrantAdd(observations_to("clinic"))).unwrap()[0]["id"].clone();
     open(&mut world, "clinic", &record).unwrap();
     (world, grant.as_str().unwrap().to_owned(), record)
 }
@@ -79,7 +67,7 @@ fn a_holder_whose_clock_stood_in_2099_revokes_only_until_it_is_reset() {
         write(world, "written in 2099");
     });
     assert_eq!(clock(&mut world, "hana"), "behind");
-    let refused = world.items("hana", Command::GrantAdd(to_the_clinic())).unwrap_err();
+    let refused = world.items("hana", Command::GrantAdd(observations_to("clinic"))).unwrap_err();
     assert!(refused.message.contains("2099-01-01") && refused.message.contains("2026-"), "{refused}");
     assert!(refused.next.unwrap().contains("karte clock reset --i-set-the-clock"));
     world.heal("hana", "clinic");
@@ -91,7 +79,7 @@ fn a_holder_whose_clock_stood_in_2099_revokes_only_until_it_is_reset() {
 
     let reset = world.items("hana", Command::ClockReset).unwrap();
     assert_eq!(reset[0]["state"], "right");
-    world.items("hana", Command::GrantAdd(to_the_clinic())).unwrap();
+    world.items("hana", Command::GrantAdd(observations_to("clinic"))).unwrap();
     sync(&mut world, "clinic", "hana").unwrap();
     let there = world.items("clinic", Command::RecordList(Filter::default())).unwrap();
     assert_eq!(there.len(), 3, "all of it under the new grant: {:?}", world.notices);

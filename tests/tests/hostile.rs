@@ -7,7 +7,7 @@
     reason = "a test fails where it is surprised"
 )]
 
-use karte_node::command::{Command, Filter, NewGrant};
+use karte_node::command::Command;
 use karte_node::engine::Answer;
 use karte_node::failure::Failure;
 use karte_protocol::card::Card;
@@ -24,7 +24,7 @@ use karte_protocol::seal;
 use karte_protocol::shelf::{Chain, ShelfHead};
 use karte_protocol::signed::{By, Verified};
 use karte_protocol::time::DAY_MS;
-use karte_testnet::cast::{CLINIC, DAEMON};
+use karte_testnet::cast::{CLINIC, DAEMON, observations_to};
 use karte_testnet::world::{Draft, World};
 use std::cell::Cell;
 
@@ -97,15 +97,7 @@ fn low_order() -> Recipient {
 }
 
 fn laboratory(contact: &str) -> Command {
-    Command::GrantAdd(NewGrant {
-        contact: contact.into(),
-        scope: Filter { kinds: vec!["fhir".into()], ..Filter::default() },
-        purpose: "TREAT".into(),
-        basis: "consent".into(),
-        expires_ms: 90 * DAY_MS,
-        offline_ms: 7 * DAY_MS,
-        ..NewGrant::default()
-    })
+    Command::GrantAdd(observations_to(contact))
 }
 
 fn contacts(world: &mut World, at: &str) -> Vec<String> {

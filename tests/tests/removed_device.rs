@@ -9,17 +9,13 @@
 )]
 
 use karte_node::command::Command;
-use karte_node::engine::Policy;
 use karte_protocol::consent::Accept;
 use karte_protocol::id::{GrantId, ObjectId, RecordId};
 use karte_protocol::message::{Fetch, Keep, Request, Response, Want};
 use karte_protocol::signed::Signed;
 use karte_protocol::time::{DAY_MS, MINUTE_MS, SECOND_MS};
-use karte_testnet::cast::{CLINIC, DAEMON, lab, list, observations_to, sync};
+use karte_testnet::cast::{BY_HAND, DAEMON, lab, list, observations_to, sync};
 use karte_testnet::world::World;
-
-/// Acts only when told to, as `karte sync` without a daemon.
-const BY_HAND: Policy = Policy { live: false, ..CLINIC };
 
 struct Story {
     world: World,
@@ -34,8 +30,7 @@ fn kept() -> Story {
     world.add("clinic", BY_HAND).unwrap();
     world.add("pharmacy", DAEMON).unwrap();
     world.introduce("laptop", "clinic").unwrap();
-    let card = world.items("laptop", Command::Card).unwrap()[0]["card"].as_str().unwrap().to_owned();
-    world.items("pharmacy", Command::ContactAdd { card, alias: Some("laptop".into()) }).unwrap();
+    world.take_card("pharmacy", "laptop").unwrap();
     world.introduce("laptop", "pharmacy").unwrap();
     let given = world.items("laptop", Command::GrantAdd(observations_to("clinic"))).unwrap();
     let grant = given[0]["id"].as_str().unwrap().parse().unwrap();

@@ -15,12 +15,10 @@ use karte_protocol::id::RecordId;
 use karte_protocol::message::{Request, Response};
 use karte_protocol::signed::{Signed, Verified};
 use karte_protocol::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS};
-use karte_testnet::cast::{CLINIC, DAEMON, lab, list, observations_to, open, sync};
+use karte_testnet::cast::{BY_HAND, CLINIC, DAEMON, lab, list, observations_to, open, sync};
 use karte_testnet::world::World;
 use serde_json::Value;
 
-/// Acts only when told to, as `karte sync` without a daemon.
-const BY_HAND: Policy = Policy { live: false, ..CLINIC };
 const OFFLINE_MS: i64 = 7 * DAY_MS;
 
 fn offer(quota_bytes: u64) -> Command {
@@ -39,8 +37,7 @@ fn introduced(clinic: Policy) -> World {
     world.add("pharmacy", DAEMON).unwrap();
     world.introduce("hana", "clinic").unwrap();
     // The pharmacy asks its owner about everybody: it lets hana in, and nobody else.
-    let card = world.items("hana", Command::Card).unwrap()[0]["card"].as_str().unwrap().to_owned();
-    world.items("pharmacy", Command::ContactAdd { card, alias: Some("hana".into()) }).unwrap();
+    world.take_card("pharmacy", "hana").unwrap();
     world.introduce("hana", "pharmacy").unwrap();
     world.pass(1);
     world
