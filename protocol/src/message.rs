@@ -384,14 +384,13 @@ pub enum Frame {
         /// Sealed under its label key.
         label: Bytes,
     },
-    /// A slice of a payload with its proof ([`crate::bao`]).
+    /// A slice of a payload with its proof ([`crate::bao`]). Its encoding is the next frame, as it is and not in CBOR, so
+    /// that a MiB is neither copied nor encoded twice to be compared.
     Slice {
         /// The record.
         record: RecordId,
         /// Where it starts.
         offset: u64,
-        /// bao-tree encoding.
-        slice: Bytes,
     },
     /// This record will not come: it is not on the shelf, or not here any more.
     Missing {

@@ -9,7 +9,7 @@ use karte_node::engine::{
 use karte_node::failure::Failure;
 use karte_node::keystore::{Keys, MemoryKeyring, RecoverySlot};
 use karte_node::store::{Blobs, MemoryBlobs, Table};
-use karte_protocol::bao::{Tree, verify_slice};
+use karte_protocol::bao::{Outline, verify_slice};
 use karte_protocol::chance::Chance;
 use karte_protocol::entry::{Act, Entry};
 use karte_protocol::id::{DeviceId, EntryId, GrantId, PartyId, RecordId, digest};
@@ -562,13 +562,11 @@ impl World {
             let payload = self.payload(at, &item.record);
             match (payload, &item.label) {
                 (Some(payload), Some(label)) if item.payload_bytes == bytes => {
-                    let tree =
-                        Tree::of(item.record, bytes, payload.as_slice()).expect("own payloads are whole");
-                    let slice = tree.slice(0, payload.as_slice()).expect("a slice is made");
-                    let plain = verify_slice(item.record, bytes, 0, &slice).expect("a slice verifies");
-                    let mut writer = self.nodes[&reader].blobs.create().expect("memory writes");
-                    writer.write_all(&plain).expect("memory writes");
-                    writer.finish().expect("memory writes");
+                    let (mut slice, mut plain) = (Vec::new(), Vec::new());
+                    let outline = Outline::of_small(item.record, bytes);
+                    outline.slice(0, &payload, &mut slice).expect("own payloads are whole");
+                    verify_slice(item.record, bytes, 0, &slice, &mut plain).expect("a slice verifies");
+                    self.nodes[&reader].blobs.put(item.record.as_bytes(), &plain).expect("memory writes");
                     arrived.push((item.record, label.clone()));
                 }
                 _ => missing.push(item.record),

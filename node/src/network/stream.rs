@@ -21,6 +21,9 @@ const READY: u8 = 1;
 const GOODBYE_MAX: std::time::Duration = std::time::Duration::from_millis(500);
 /// How much a frame's buffer grows at a time, in bytes. 64 KiB: memory follows what really arrived.
 const GROWTH_BYTES: usize = 64 * 1024;
+/// Frames that are held back to travel together, in bytes. 64 KiB: one record of Noise; three frames of a small record
+/// would else be three of the muxer and three of the cipher.
+const HELD_BYTES_MAX: usize = 64 * 1024;
 
 /// A stream of frames to one peer. Dropping it without `close` shows as `StreamCut` at the other side.
 pub struct FrameStream {
@@ -32,6 +35,8 @@ pub struct FrameStream {
 pub struct FrameSender {
     io: WriteHalf<Stream>,
     frame_bytes_max: u32,
+    /// Fed and not yet written.
+    held: Vec<u8>,
     /// A write began and did not end (its future was dropped, or it failed).
     torn: bool,
     /// The peer's stream slot, free again when both halves are gone.
@@ -55,7 +60,13 @@ impl FrameStream {
         let (read, write) = stream.split();
         let slot = Arc::new(slot);
         Self {
-            sender: FrameSender { io: write, frame_bytes_max, torn: false, _slot: Arc::clone(&slot) },
+            sender: FrameSender {
+                io: write,
+                frame_bytes_max,
+                held: Vec::new(),
+                torn: false,
+                _slot: Arc::clone(&slot),
+            },
             receiver: FrameReceiver {
                 io: read,
                 frame_bytes_max,
@@ -84,6 +95,11 @@ impl FrameStream {
         self.receiver.recv().await
     }
 
+    /// See [`FrameReceiver::recycle`].
+    pub fn recycle(&mut self, buffer: Vec<u8>) {
+        self.receiver.recycle(buffer);
+    }
+
     /// See [`FrameSender::close`].
     pub async fn close(&mut self) -> Result<(), NetError> {
         self.sender.close().await
@@ -100,17 +116,43 @@ impl FrameSender {
     ///
     /// Dropping this future in the middle of a frame ends the stream: later sends fail with `StreamCut`.
     pub async fn send(&mut self, frame: &[u8]) -> Result<(), NetError> {
+        self.feed(frame).await?;
+        self.flush().await
+    }
+
+    /// Sends one frame, at the latest with the next [`flush`](Self::flush): small ones travel together.
+    ///
+    /// Dropping this future in the middle of a frame ends the stream, as with `send`.
+    pub async fn feed(&mut self, frame: &[u8]) -> Result<(), NetError> {
         let bytes_max = self.frame_bytes_max;
         let length = u32::try_from(frame.len()).ok().filter(|length| *length <= bytes_max);
         let length = length.ok_or(NetError::FrameTooLarge { bytes: frame.len() as u64, bytes_max })?;
-        self.write(length.to_be_bytes(), frame).await
+        if self.torn {
+            return Err(NetError::StreamCut);
+        }
+        self.held.extend_from_slice(&length.to_be_bytes());
+        if self.held.len().saturating_add(frame.len()) <= HELD_BYTES_MAX {
+            self.held.extend_from_slice(frame);
+            return Ok(());
+        }
+        self.write(frame).await
+    }
+
+    /// Sends what was held back. Dropping this future ends the stream, as with `send`.
+    pub async fn flush(&mut self) -> Result<(), NetError> {
+        self.write(&[]).await?;
+        self.torn = true;
+        self.io.flush().await.map_err(NetError::io)?;
+        self.torn = false;
+        Ok(())
     }
 
     /// Says that no more frames come: the other side's `recv` then gives `None`. Reading stays possible.
     ///
     /// Dropping this future may show as `StreamCut` at the other side.
     pub async fn close(&mut self) -> Result<(), NetError> {
-        self.write(END, &[]).await?;
+        self.held.extend_from_slice(&END);
+        self.flush().await?;
         self.torn = true;
         // The end mark is out; how long the muxer takes to say goodbye is not worth waiting for (seen: 20 s).
         match tokio::time::timeout(GOODBYE_MAX, self.io.close()).await {
@@ -119,14 +161,15 @@ impl FrameSender {
         }
     }
 
-    async fn write(&mut self, header: [u8; 4], body: &[u8]) -> Result<(), NetError> {
+    /// What is held, and then the rest.
+    async fn write(&mut self, rest: &[u8]) -> Result<(), NetError> {
         if self.torn {
             return Err(NetError::StreamCut);
         }
         self.torn = true;
-        self.io.write_all(&header).await.map_err(NetError::io)?;
-        self.io.write_all(body).await.map_err(NetError::io)?;
-        self.io.flush().await.map_err(NetError::io)?;
+        self.io.write_all(&self.held).await.map_err(NetError::io)?;
+        self.held.clear();
+        self.io.write_all(rest).await.map_err(NetError::io)?;
         self.torn = false;
         Ok(())
     }
@@ -151,7 +194,15 @@ impl FrameReceiver {
         self.fill_body(length as usize).await?;
         self.header_filled = 0;
         self.body_filled = 0;
+        self.body.truncate(length as usize);
         Ok(Some(std::mem::take(&mut self.body)))
+    }
+
+    /// Gives a frame's buffer back, for the next one. Only between two frames; else it is dropped.
+    pub fn recycle(&mut self, buffer: Vec<u8>) {
+        if self.body_filled == 0 && buffer.capacity() > self.body.capacity() {
+            self.body = buffer;
+        }
     }
 
     async fn fill_header(&mut self) -> Result<(), NetError> {
@@ -165,7 +216,9 @@ impl FrameReceiver {
         while self.body_filled < length {
             let grown = length.min(self.body_filled + GROWTH_BYTES);
             self.body.resize(grown.max(self.body.len()), 0);
-            let rest = self.body.get_mut(self.body_filled..).unwrap_or_default();
+            // No further than this frame: a recycled buffer may be longer.
+            let end = self.body.len().min(length);
+            let rest = self.body.get_mut(self.body_filled..end).unwrap_or_default();
             self.body_filled += read_some(&mut self.io, rest).await?;
         }
         Ok(())

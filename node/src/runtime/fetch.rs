@@ -1,38 +1,58 @@
 //! The reading side of a payload stream: every slice is verified before it is written, and what is whole is
 //! durable before the engine hears of it.
 //!
-//! One task reads frames; one blocking thread verifies and writes them, so that the network never waits for a
-//! disk and the queue between them is bounded.
+//! ```text
+//! stream ─> task ─(8 frames)─> thread: verify, write ─(1,024 records)─> thread: sync, tell the engine
+//! ```
+//! The network never waits for the disk, nor a write for a sync: whatever became whole during one sync is the next group.
 
 use super::Node;
+use super::buffers::Buffers;
 use crate::engine::{FetchEnd, Input};
+use crate::network::{FrameStream, NetError};
 use crate::store::{Blobs, Partial};
 use karte_protocol::bao::verify_slice;
 use karte_protocol::id::{DeviceId, GrantId, RecordId};
 use karte_protocol::limits::SLICE_BYTES_MAX;
 use karte_protocol::message::{Fetch, Frame, Want};
 use std::collections::HashMap;
-use std::io::Write;
 use std::sync::Arc;
+use std::sync::mpsc as threads;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// How long the other side may be silent while we wait for frames. 60 s.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// Frames between network and disk. 8: at most 16 MiB.
+/// Frames between network and disk. 8: some 8 MiB.
 const QUEUE_MAX: usize = 8;
-/// Records told to the engine together. 256, or 8 MiB of payload: one group of fsyncs.
-const GROUP_MAX: usize = 256;
-const GROUP_BYTES_MAX: u64 = 8 << 20;
+/// Records that may wait for their sync, and most of one group. 1,024: a want-list. Their payloads are on the disk's side
+/// already; only labels wait in memory.
+const GROUP_MAX: usize = 1_024;
+
+/// What came on the stream.
+enum Arrival {
+    Frame(Frame),
+    Slice { record: RecordId, offset: u64, slice: Vec<u8> },
+}
+
+/// A record that is whole: its payload is written, and not yet synced.
+type Whole = (RecordId, Vec<u8>);
 
 pub(super) async fn fetch(node: Node, peer: DeviceId, fetch: Fetch, lengths: Vec<u64>) {
     let grant = fetch.grant;
-    let (frames_in, frames) = mpsc::channel(QUEUE_MAX);
-    let intake = Intake::new(node.clone(), peer, &fetch, lengths);
+    let (arrived, arrivals) = mpsc::channel(QUEUE_MAX);
+    let (whole, wholes) = threads::sync_channel(GROUP_MAX);
+    let buffers = Buffers::default();
+    let intake = Intake::new(node.clone(), peer, &fetch, lengths, (whole, buffers.clone()));
     let wants = intake.wants(&fetch.wants);
-    let writer = tokio::task::spawn_blocking(move || intake.run(frames));
-    let end = read_frames(&node, peer, Fetch { wants, ..fetch }, frames_in).await;
+    let syncing = node.clone();
+    let syncer = tokio::task::spawn_blocking(move || sync_groups(&syncing, peer, grant, &wholes));
+    let writer = tokio::task::spawn_blocking(move || intake.run(arrivals));
+    let end = read_frames(&node, peer, Fetch { wants, ..fetch }, arrived, &buffers).await;
     let (missing, written) = writer.await.unwrap_or_else(|_| (vec![], Err("writing ended badly".into())));
+    // What is whole stays, also when the rest broke off.
+    let synced = syncer.await.unwrap_or_else(|_| Err("syncing ended badly".into()));
+    let written = written.and(synced);
     let (end, missing) = match (end, written) {
         (FetchEnd::Whole, Ok(())) => (FetchEnd::Whole, missing),
         // What did not come before the break is not missing there.
@@ -43,8 +63,14 @@ pub(super) async fn fetch(node: Node, peer: DeviceId, fetch: Fetch, lengths: Vec
     node.send(Input::FetchEnded(peer, grant, missing, end)).await;
 }
 
-async fn read_frames(node: &Node, peer: DeviceId, fetch: Fetch, frames: mpsc::Sender<Frame>) -> FetchEnd {
-    match try_read_frames(node, peer, &fetch, frames).await {
+async fn read_frames(
+    node: &Node,
+    peer: DeviceId,
+    fetch: Fetch,
+    arrived: mpsc::Sender<Arrival>,
+    buffers: &Buffers,
+) -> FetchEnd {
+    match try_read_frames(node, peer, &fetch, arrived, buffers).await {
         Ok(end) => end,
         Err(reason) => FetchEnd::Broken(reason),
     }
@@ -54,28 +80,53 @@ async fn try_read_frames(
     node: &Node,
     peer: DeviceId,
     fetch: &Fetch,
-    frames: mpsc::Sender<Frame>,
+    arrived: mpsc::Sender<Arrival>,
+    buffers: &Buffers,
 ) -> Result<FetchEnd, String> {
     let network = node.shared.network.as_ref().ok_or("this command runs without a network")?;
     let mut stream = network.open_stream(*peer.as_bytes()).await.map_err(|error| error.to_string())?;
     let list = fetch.to_bytes().map_err(|error| error.to_string())?;
     stream.send(&list).await.map_err(|error| error.to_string())?;
     loop {
-        let frame = tokio::time::timeout(SILENCE_MAX, stream.recv())
-            .await
-            .map_err(|_| "the other side fell silent".to_owned())?
-            .map_err(|error| error.to_string())?
-            .ok_or("the other side closed the stream")?;
-        match Frame::from_bytes(&frame).map_err(|error| error.to_string())? {
+        let frame = next_frame(&mut stream).await?;
+        let arrival = match Frame::from_bytes(&frame).map_err(|error| error.to_string())? {
             Frame::End => {
                 // All is here; how the other side hears of the end is not worth waiting for.
                 drop(tokio::spawn(async move { stream.close().await }));
                 return Ok(FetchEnd::Whole);
             }
             Frame::Denied => return Ok(FetchEnd::Denied),
-            frame => frames.send(frame).await.map_err(|_| "writing stopped".to_owned())?,
-        }
+            Frame::Slice { record, offset } => {
+                stream.recycle(buffers.take());
+                Arrival::Slice { record, offset, slice: next_frame(&mut stream).await? }
+            }
+            frame => Arrival::Frame(frame),
+        };
+        arrived.send(arrival).await.map_err(|_| "writing stopped".to_owned())?;
     }
+}
+
+async fn next_frame(stream: &mut FrameStream) -> Result<Vec<u8>, String> {
+    let frame = tokio::time::timeout(SILENCE_MAX, stream.recv()).await;
+    let frame = frame.map_err(|_| "the other side fell silent".to_owned())?;
+    let frame = frame.map_err(|error: NetError| error.to_string())?;
+    frame.ok_or_else(|| "the other side closed the stream".to_owned())
+}
+
+/// Makes durable what became whole, all that waits at a time, and tells the engine of it.
+fn sync_groups(
+    node: &Node,
+    peer: DeviceId,
+    grant: GrantId,
+    wholes: &threads::Receiver<Whole>,
+) -> Result<(), String> {
+    while let Ok(first) = wholes.recv() {
+        let group: Vec<Whole> = std::iter::once(first).chain(wholes.try_iter().take(GROUP_MAX - 1)).collect();
+        node.shared.blobs.sync().map_err(|error| error.to_string())?;
+        let told = Input::Arrived(peer, grant, group);
+        node.shared.inbox.blocking_send(told).map_err(|_| "the node stopped".to_owned())?;
+    }
+    Ok(())
 }
 
 /// What came of a want-list so far.
@@ -85,10 +136,12 @@ struct Intake {
     peer: DeviceId,
     grant: GrantId,
     open: HashMap<RecordId, Incoming>,
-    whole: Vec<(RecordId, Vec<u8>)>,
-    whole_bytes: u64,
+    whole: threads::SyncSender<Whole>,
     received: u64,
     missing: Vec<RecordId>,
+    buffers: Buffers,
+    /// Payload bytes of the slice that was verified last.
+    plain: Vec<u8>,
 }
 
 struct Incoming {
@@ -100,7 +153,13 @@ struct Incoming {
 }
 
 impl Intake {
-    fn new(node: Node, peer: DeviceId, fetch: &Fetch, lengths: Vec<u64>) -> Self {
+    fn new(
+        node: Node,
+        peer: DeviceId,
+        fetch: &Fetch,
+        lengths: Vec<u64>,
+        (whole, buffers): (threads::SyncSender<Whole>, Buffers),
+    ) -> Self {
         let blobs = node.shared.blobs.clone();
         let open = fetch
             .wants
@@ -119,10 +178,11 @@ impl Intake {
             peer,
             grant: fetch.grant,
             open,
-            whole: vec![],
-            whole_bytes: 0,
+            whole,
             received: 0,
             missing: vec![],
+            buffers,
+            plain: vec![],
         }
     }
 
@@ -141,21 +201,23 @@ impl Intake {
             .collect()
     }
 
-    fn run(mut self, mut frames: mpsc::Receiver<Frame>) -> (Vec<RecordId>, Result<(), String>) {
-        let mut result = Ok(());
-        while let Some(frame) = frames.blocking_recv() {
-            result = self.take(frame);
-            if result.is_err() {
-                break;
+    fn run(mut self, mut arrivals: mpsc::Receiver<Arrival>) -> (Vec<RecordId>, Result<(), String>) {
+        while let Some(arrival) = arrivals.blocking_recv() {
+            let taken = match arrival {
+                Arrival::Frame(frame) => self.take(frame),
+                Arrival::Slice { record, offset, slice } => {
+                    let written = self.write(record, offset, &slice);
+                    self.buffers.give_back(slice);
+                    written.and_then(|()| self.finish(record))
+                }
+            };
+            if let Err(reason) = taken {
+                return (self.missing, Err(reason));
             }
         }
-        // What is whole stays, also when the rest broke off.
-        let flushed = self.flush();
-        if result.is_ok() {
-            // Asked for, the end was said, and it did not come.
-            self.missing.extend(self.open.keys());
-        }
-        (self.missing, result.and(flushed))
+        // Asked for, the end was said, and it did not come.
+        self.missing.extend(self.open.keys());
+        (self.missing, Ok(()))
     }
 
     fn take(&mut self, frame: Frame) -> Result<(), String> {
@@ -166,35 +228,33 @@ impl Intake {
                 }
                 self.finish(record)
             }
-            Frame::Slice { record, offset, slice } => {
-                self.write(record, offset, &slice)?;
-                self.finish(record)
-            }
             Frame::Missing { record } => {
                 if self.open.remove(&record).is_some() {
                     self.missing.push(record);
                 }
                 Ok(())
             }
-            Frame::End | Frame::Denied => Ok(()),
+            // The task that reads takes these apart.
+            Frame::Slice { .. } | Frame::End | Frame::Denied => Ok(()),
         }
     }
 
     fn write(&mut self, record: RecordId, offset: u64, slice: &[u8]) -> Result<(), String> {
         let incoming = self.open.get_mut(&record).ok_or("a record came that was not asked for")?;
-        let bytes = verify_slice(record, incoming.bytes, offset, slice).map_err(|error| error.to_string())?;
-        self.received += bytes.len() as u64;
+        verify_slice(record, incoming.bytes, offset, slice, &mut self.plain)
+            .map_err(|error| error.to_string())?;
+        self.received += self.plain.len() as u64;
         if incoming.bytes <= SLICE_BYTES_MAX {
-            write_small(self.blobs.as_ref(), record, &bytes)?;
+            self.blobs.put(record.as_bytes(), &self.plain).map_err(|error| error.to_string())?;
             incoming.here = true;
             return Ok(());
         }
         let partial = incoming.partial.as_mut().ok_or("this payload is being received already")?;
-        partial.write_at(offset, &bytes).map_err(|error| error.to_string())?;
+        partial.write_at(offset, &self.plain).map_err(|error| error.to_string())?;
         if partial.len_bytes() == incoming.bytes
             && let Some(partial) = incoming.partial.take()
         {
-            partial.complete(incoming.bytes).map_err(|error| error.to_string())?;
+            partial.complete_verified(incoming.bytes).map_err(|error| error.to_string())?;
             incoming.here = true;
         }
         let told = Input::Receiving(self.peer, self.grant, self.received);
@@ -203,39 +263,14 @@ impl Intake {
         Ok(())
     }
 
-    /// Payload and label are here: on to the group.
+    /// Payload and label are here: on to the next sync.
     fn finish(&mut self, record: RecordId) -> Result<(), String> {
         let ready = self.open.get(&record).is_some_and(|incoming| incoming.here && incoming.label.is_some());
         if ready && let Some(incoming) = self.open.remove(&record) {
-            self.whole.push((record, incoming.label.unwrap_or_default()));
-            self.whole_bytes += incoming.bytes;
-        }
-        if self.whole.len() >= GROUP_MAX || self.whole_bytes >= GROUP_BYTES_MAX {
-            return self.flush();
+            let whole = (record, incoming.label.unwrap_or_default());
+            self.whole.send(whole).map_err(|_| "syncing stopped".to_owned())?;
         }
         Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), String> {
-        if self.whole.is_empty() {
-            return Ok(());
-        }
-        self.blobs.sync().map_err(|error| error.to_string())?;
-        self.whole_bytes = 0;
-        let group = std::mem::take(&mut self.whole);
-        let told = Input::Arrived(self.peer, self.grant, group);
-        self.node.shared.inbox.blocking_send(told).map_err(|_| "the node stopped".to_owned())
-    }
-}
-
-fn write_small(blobs: &dyn Blobs, record: RecordId, bytes: &[u8]) -> Result<(), String> {
-    let mut writer = blobs.create().map_err(|error| error.to_string())?;
-    writer.write_all(bytes).map_err(|error| error.to_string())?;
-    let stored = writer.finish().map_err(|error| error.to_string())?;
-    if RecordId::from(stored) == record {
-        Ok(())
-    } else {
-        Err("the disk kept other bytes than were written".into())
     }
 }
 

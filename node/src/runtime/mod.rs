@@ -9,13 +9,14 @@
 //! lets effects out: nothing is said or sent that could still be lost.
 
 mod bring;
+mod buffers;
 mod care;
 mod chart;
 mod export;
 mod fetch;
 mod join;
 mod opened;
-mod payload;
+mod outlines;
 mod serve;
 mod show;
 mod write;
@@ -86,6 +87,7 @@ pub(crate) struct Node {
 struct Shared {
     inbox: mpsc::Sender<Input>,
     blobs: Arc<dyn Blobs>,
+    outlines: outlines::Outlines,
     keys: Arc<Keys>,
     /// Who signs labels here, and COSE bytes of the own identity entries, which travel with every label. Changed by a
     /// recovery.
@@ -135,6 +137,7 @@ impl Running {
         let shared = Arc::new(Shared {
             inbox,
             blobs,
+            outlines: outlines::Outlines::default(),
             keys: engine.keys(),
             signs: RwLock::new((engine.signer(), Arc::new(engine.identity()))),
             network,

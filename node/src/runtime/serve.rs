@@ -1,17 +1,20 @@
 //! The serving side of a payload stream: want-lists in, labels and verified slices out.
 //!
-//! The engine decides at every want-list, and again every MiB. A stream that is told to stop ends after the
-//! slice it is sending, at most 1 MiB later.
+//! The engine decides at every want-list, and again every MiB: while one is on its way, it is asked for the next. A stream
+//! that is told to stop ends within the slice it is sending, at most 1 MiB later. A thread reads and hashes ahead.
 
-use super::payload::Payload;
+use super::buffers::Buffers;
+use super::outlines::read_piece;
 use super::{Node, lock};
 use crate::engine::{Input, Serving, StreamId};
 use crate::network::{FrameReceiver, FrameSender, FrameStream, NetError};
-use crate::store::Blobs;
-use karte_protocol::bao::Tree;
-use karte_protocol::id::DeviceId;
+use crate::store::ReadSeek;
+use karte_protocol::bao::Outline;
+use karte_protocol::id::{DeviceId, RecordId};
 use karte_protocol::limits::SLICE_BYTES_MAX;
 use karte_protocol::message::Frame;
+use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -20,6 +23,8 @@ use tokio::sync::mpsc;
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 /// Small records whose frames are made in one go. 64.
 const BATCH_MAX: usize = 64;
+/// Batches made ahead of the one that is being sent. 2: some 2 MiB.
+const AHEAD_MAX: usize = 2;
 
 /// What the engine orders for a stream.
 pub(super) enum Order {
@@ -69,6 +74,9 @@ async fn serve_lists(
     sender.close().await
 }
 
+/// Frames that are sent under one decision: about a MiB.
+type Batch = Vec<Vec<u8>>;
+
 /// Sends everything; false if the permission ended on the way.
 async fn send_items(
     node: &Node,
@@ -77,128 +85,197 @@ async fn send_items(
     sender: &mut FrameSender,
     items: Vec<Serving>,
 ) -> Result<bool, NetError> {
-    let mut work = Work { items: items.into(), open: None, blobs: node.shared.blobs.clone() };
-    loop {
-        let (back, frames) = match tokio::task::spawn_blocking(move || work.next()).await {
-            Ok(made) => made,
-            Err(_) => return Ok(false),
-        };
-        work = back;
-        if frames.is_empty() {
-            return Ok(true);
-        }
-        if !send_while_allowed(orders, sender, &frames).await? || !may_go_on(node, id, orders).await {
+    let (made, mut batches) = mpsc::channel(AHEAD_MAX);
+    let buffers = Buffers::default();
+    let work =
+        Work { node: node.clone(), items: items.into(), open: None, buffers: buffers.clone(), piece: vec![] };
+    // Ends by itself when nobody takes its batches any more.
+    drop(tokio::task::spawn_blocking(move || work.run(&made)));
+    while let Some(batch) = batches.recv().await {
+        node.send(Input::MayServe(id)).await;
+        if !send_while_allowed(orders, sender, &batch).await? {
             return Ok(false);
         }
+        batch
+            .into_iter()
+            .filter(|frame| frame.capacity() >= BUFFER_BYTES_MIN)
+            .for_each(|frame| buffers.give_back(frame));
     }
+    Ok(true)
 }
 
-/// Sends the frames; false if the permission ended meanwhile. A frame that a slow reader does not take is dropped
-/// in the middle then, and with it the stream.
+/// Sends the frames, and hears meanwhile whether more may be sent; false if not. A frame that a slow reader does not
+/// take is dropped in the middle then, and with it the stream.
 async fn send_while_allowed(
     orders: &mut mpsc::Receiver<Order>,
     sender: &mut FrameSender,
-    frames: &[Frame],
+    batch: &Batch,
 ) -> Result<bool, NetError> {
-    let sending = async {
-        for frame in frames {
-            send(sender, frame).await?;
+    let sending = tokio::time::timeout(SILENCE_MAX, async {
+        for frame in batch {
+            sender.feed(frame).await?;
         }
-        Ok(())
-    };
-    tokio::select! {
-        sent = tokio::time::timeout(SILENCE_MAX, sending) => match sent {
-            Ok(sent) => sent.map(|()| true),
-            Err(_) => Err(NetError::StreamTimeout),
-        },
-        // Only an end comes unasked.
-        _ = orders.recv() => Ok(false),
+        sender.flush().await
+    });
+    let mut sending = std::pin::pin!(sending);
+    let (mut sent, mut allowed) = (false, false);
+    while !(sent && allowed) {
+        tokio::select! {
+            result = &mut sending, if !sent => match result {
+                Ok(result) => { result?; sent = true }
+                Err(_) => return Err(NetError::StreamTimeout),
+            },
+            // One answer for each question; an end comes unasked, too.
+            order = orders.recv() => match order {
+                Some(Order::Go(true)) => allowed = true,
+                _ => return Ok(false),
+            },
+        }
     }
-}
-
-async fn may_go_on(node: &Node, id: StreamId, orders: &mut mpsc::Receiver<Order>) -> bool {
-    node.send(Input::MayServe(id)).await;
-    matches!(orders.recv().await, Some(Order::Go(true)))
+    Ok(true)
 }
 
 async fn send(sender: &mut FrameSender, frame: &Frame) -> Result<(), NetError> {
-    match frame.to_bytes() {
-        Ok(bytes) => sender.send(&bytes).await,
-        Err(error) => Err(NetError::Io { reason: error.to_string() }),
-    }
+    sender.send(&encoded(frame)?).await
 }
+
+fn encoded(frame: &Frame) -> Result<Vec<u8>, NetError> {
+    frame.to_bytes().map_err(|error| NetError::Io { reason: error.to_string() })
+}
+
+/// Buffers below this are not worth keeping, in bytes. 64 KiB.
+const BUFFER_BYTES_MIN: usize = 64 * 1024;
 
 /// What is left to send.
 struct Work {
-    items: std::collections::VecDeque<Serving>,
+    node: Node,
+    items: VecDeque<Serving>,
     open: Option<Open>,
-    blobs: Arc<dyn Blobs>,
+    buffers: Buffers,
+    /// Payload bytes on their way from the disk into a slice.
+    piece: Vec<u8>,
 }
 
 /// A payload of more than one slice, half sent.
 struct Open {
-    tree: Tree,
-    payload: Payload,
+    outline: Arc<Outline>,
+    payload: Box<dyn ReadSeek + Send>,
     item: Serving,
     offset: u64,
 }
 
 impl Work {
+    /// Makes batch after batch, as fast as they are taken.
+    fn run(mut self, made: &mpsc::Sender<Batch>) {
+        loop {
+            let batch = match self.next() {
+                Ok(batch) => batch,
+                Err(error) => return tracing::error!(%error, "a frame cannot be encoded"),
+            };
+            if batch.is_empty() || made.blocking_send(batch).is_err() {
+                return;
+            }
+        }
+    }
+
     /// The next frames: about one MiB of payload, or a batch of small records. None: all is sent.
-    fn next(mut self) -> (Self, Vec<Frame>) {
-        let mut frames = Vec::new();
-        let mut bytes = 0;
-        while bytes < SLICE_BYTES_MAX && frames.len() < 2 * BATCH_MAX {
+    fn next(&mut self) -> Result<Batch, NetError> {
+        let mut batch = Batch::new();
+        let (mut bytes, mut records) = (0, 0);
+        while bytes < SLICE_BYTES_MAX && records < BATCH_MAX {
             if let Some(open) = self.open.take() {
                 bytes += SLICE_BYTES_MAX;
-                self.open = continue_payload(open, &mut frames);
+                self.continue_payload(open, &mut batch)?;
                 continue;
             }
-            let Some(mut item) = self.items.pop_front() else {
-                break;
-            };
+            let Some(mut item) = self.items.pop_front() else { break };
+            records += 1;
             if let Some(label) = item.label.take() {
                 bytes += label.len() as u64;
-                frames.push(Frame::Label { record: item.record, label: label.into() });
+                batch.push(encoded(&Frame::Label { record: item.record, label: label.into() })?);
             }
             if item.payload_bytes > 0 && item.from >= item.payload_bytes {
                 continue;
             }
             bytes += item.payload_bytes.min(SLICE_BYTES_MAX);
-            if item.payload_bytes == 0 {
-                frames.push(Frame::Missing { record: item.record });
-                continue;
-            }
-            let missing = Frame::Missing { record: item.record };
-            match self.open_payload(item) {
-                Some(open) => self.open = continue_payload(open, &mut frames),
-                None => frames.push(missing),
-            }
+            self.begin_payload(item, &mut batch)?;
         }
-        (self, frames)
+        Ok(batch)
     }
 
-    fn open_payload(&self, item: Serving) -> Option<Open> {
-        let file = self.blobs.open(item.record.as_bytes()).ok().flatten()?;
-        let payload = Payload::new(file, item.payload_bytes);
-        let tree = Tree::of(item.record, item.payload_bytes, payload.rewound().ok()?)
-            .inspect_err(|error| tracing::error!(%error, "a payload on disk is not what its name says"))
-            .ok()?;
+    fn begin_payload(&mut self, item: Serving, batch: &mut Batch) -> Result<(), NetError> {
+        let record = item.record;
+        let begun = match item.payload_bytes {
+            0 => Ok(None),
+            1..=SLICE_BYTES_MAX => return self.send_small(&item, batch),
+            _ => self.open_payload(item),
+        };
+        match begun {
+            Ok(Some(open)) => self.continue_payload(open, batch),
+            Ok(None) => missing(record, batch),
+            Err(error) => {
+                tracing::error!(%error, "a payload cannot be sent");
+                missing(record, batch)
+            }
+        }
+    }
+
+    /// A payload that is one slice.
+    fn send_small(&mut self, item: &Serving, batch: &mut Batch) -> Result<(), NetError> {
+        let (record, bytes) = (item.record, item.payload_bytes);
+        let blobs = &self.node.shared.blobs;
+        self.piece.clear();
+        let mut slice = self.buffers.take();
+        slice.clear();
+        let made = match blobs.read(record.as_bytes(), SLICE_BYTES_MAX, &mut self.piece) {
+            Ok(true) => Outline::of_small(record, bytes).slice(0, &self.piece, &mut slice).is_ok(),
+            _ => false,
+        };
+        if made {
+            return add_slice(&item.record, 0, slice, batch);
+        }
+        // Opening verifies: what is damaged is known from now on, and fetched again.
+        if let Err(error) = blobs.open(record.as_bytes()) {
+            tracing::error!(%error, "a payload on disk is not what its name says");
+        }
+        missing(record, batch)
+    }
+
+    fn open_payload(&self, item: Serving) -> io::Result<Option<Open>> {
+        let shared = &self.node.shared;
+        let Some(payload) = shared.blobs.open(item.record.as_bytes()).map_err(io::Error::other)? else {
+            return Ok(None);
+        };
+        let outline = shared.outlines.of(shared.blobs.as_ref(), item.record, item.payload_bytes);
         let offset = item.from - item.from % SLICE_BYTES_MAX;
-        Some(Open { tree, payload, item, offset })
+        Ok(Some(Open { outline: outline.map_err(io::Error::other)?, payload, item, offset }))
+    }
+
+    fn continue_payload(&mut self, mut open: Open, batch: &mut Batch) -> Result<(), NetError> {
+        let (record, bytes) = (open.item.record, open.item.payload_bytes);
+        let mut slice = self.buffers.take();
+        slice.clear();
+        let made = read_piece(open.payload.as_mut(), open.offset, bytes, &mut self.piece)
+            .map_err(Into::into)
+            .and_then(|()| open.outline.slice(open.offset, &self.piece, &mut slice));
+        if let Err(error) = made {
+            tracing::error!(%error, "a payload cannot be read");
+            return missing(record, batch);
+        }
+        add_slice(&record, open.offset, slice, batch)?;
+        open.offset += SLICE_BYTES_MAX;
+        self.open = (open.offset < bytes).then_some(open);
+        Ok(())
     }
 }
 
-fn continue_payload(mut open: Open, frames: &mut Vec<Frame>) -> Option<Open> {
-    let record = open.item.record;
-    match open.tree.slice(open.offset, &open.payload) {
-        Ok(slice) => frames.push(Frame::Slice { record, offset: open.offset, slice: slice.into() }),
-        Err(error) => {
-            tracing::error!(%error, "a payload cannot be read");
-            frames.push(Frame::Missing { record });
-            return None;
-        }
-    }
-    open.offset += SLICE_BYTES_MAX;
-    (open.offset < open.item.payload_bytes).then_some(open)
+fn missing(record: RecordId, batch: &mut Batch) -> Result<(), NetError> {
+    batch.push(encoded(&Frame::Missing { record })?);
+    Ok(())
+}
+
+fn add_slice(record: &RecordId, offset: u64, slice: Vec<u8>, batch: &mut Batch) -> Result<(), NetError> {
+    batch.push(encoded(&Frame::Slice { record: *record, offset })?);
+    batch.push(slice);
+    Ok(())
 }

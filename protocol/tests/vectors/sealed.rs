@@ -3,7 +3,7 @@
 use crate::cast::Cast;
 use crate::vector::Vector;
 use crate::{Vectors, put};
-use karte_protocol::bao::Tree;
+use karte_protocol::bao::{Outline, piece_value};
 use karte_protocol::id::{RecordId, digest, hex};
 use karte_protocol::label::seal_label;
 use karte_protocol::seal;
@@ -13,13 +13,15 @@ use karte_protocol::signed::Verified;
 pub(crate) fn sealed(cast: &Cast, vectors: &mut Vectors) {
     let payload: Vec<u8> = (0..=250u8).cycle().take(16 * 1024 + 1).collect();
     let id: RecordId = blake3::hash(&payload).into();
-    let tree = Tree::of(id, payload.len() as u64, &payload[..]).expect("hashes");
-    let slice = tree.slice(0, &payload[..]).expect("encodes");
+    let mut slice = Vec::new();
+    Outline::of_small(id, payload.len() as u64).slice(0, &payload, &mut slice).expect("encodes");
     assert_eq!(slice.len(), 64 + payload.len(), "one tree node, then two chunk groups");
     let mib = 1 << 20;
     let large: Vec<u8> = (0..=250u8).cycle().take(4 * mib).collect();
-    let large_tree = Tree::of(blake3::hash(&large).into(), 4 << 20, &large[..]).expect("hashes");
-    let full = large_tree.slice(1 << 20, &large[..]).expect("encodes");
+    let pieces = large.chunks(mib).zip((0..).step_by(mib)).map(|(piece, offset)| piece_value(offset, piece));
+    let outline = Outline::of(blake3::hash(&large).into(), 4 << 20, pieces.collect()).expect("hashes");
+    let mut full = Vec::new();
+    outline.slice(1 << 20, &large[mib..2 * mib], &mut full).expect("encodes");
     assert_eq!(full.len(), mib + 63 * 64 + 2 * 64, "63 nodes of its own and two levels above");
     let described = |vector: Vector, offset: u64| {
         vector

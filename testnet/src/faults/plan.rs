@@ -155,7 +155,9 @@ impl Plan {
             0..3 => 0,
             3..60 => dice.between(1, 2_000),
             60..95 => dice.between(2_000, 40_000),
-            _ => dice.between(100_000, 300_000),
+            95..98 => dice.between(100_000, 300_000),
+            // Above a MiB a payload is a file of its own.
+            _ => dice.between(1_050_000, 1_200_000),
         };
         dice.bytes(index(length))
     }

@@ -238,9 +238,10 @@ fn slice(vectors: &Vectors) -> io::Result<Target> {
     let record: RecordId = vector.header("record")?.parse().map_err(io::Error::other)?;
     let bytes: u64 = vector.header("bytes")?.parse().map_err(io::Error::other)?;
     Ok(target("slice", &[&[0; 64], b"\0", b"\xff"], vectors.of("slice"), move |input| {
-        drop(verify_slice(record, bytes, 0, input));
+        let mut plain = Vec::new();
+        drop(verify_slice(record, bytes, 0, input, &mut plain));
         if let Some((length, rest)) = input.split_first_chunk() {
-            drop(verify_slice(record, u64::from_le_bytes(*length), 0, rest));
+            drop(verify_slice(record, u64::from_le_bytes(*length), 0, rest, &mut plain));
         }
     }))
 }

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Cursor, Write};
+use std::io::{self, Cursor, Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::behind::Behind;
 use super::files::Files;
 use super::incoming::{DiskPartial, Incoming};
 use super::packs::Packs;
@@ -71,6 +72,17 @@ impl Blobs for DiskBlobs {
         Ok(Box::new(DiskWriter { folder: Arc::clone(&self.0), held: Vec::new(), spilled: None, hasher }))
     }
 
+    fn put(&self, id: &BlobId, bytes: &[u8]) -> Result<(), StoreError> {
+        self.0.check_alive()?;
+        if self.0.is_packed(bytes.len() as u64) {
+            return self.0.pack(*id, bytes);
+        }
+        let doing = "finishing a payload";
+        let mut spilled = Spilled::create(&self.0).map_err(io_error(doing))?;
+        spilled.write(bytes).map_err(io_error(doing))?;
+        spilled.stage(&self.0, *id)
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         let _one_at_a_time = lock(&self.0.syncing);
         self.0.sync_held()?;
@@ -86,6 +98,19 @@ impl Blobs for DiskBlobs {
             return Ok(Some(Box::new(Cursor::new(bytes))));
         }
         Ok(self.0.files.file(id)?.map(|file| Box::new(file) as Box<dyn ReadSeek + Send>))
+    }
+
+    fn read(&self, id: &BlobId, bytes_max: u64, buffer: &mut Vec<u8>) -> Result<bool, StoreError> {
+        if self.0.packs.read_into(id, bytes_max, buffer)? {
+            return Ok(true);
+        }
+        let Some(file) = self.0.files.file(id)? else { return Ok(false) };
+        let doing = "reading a payload";
+        if file.metadata().map_err(io_error(doing))?.len() > bytes_max {
+            return Ok(false);
+        }
+        file.take(bytes_max).read_to_end(buffer).map_err(io_error(doing))?;
+        Ok(true)
     }
 
     fn len(&self, id: &BlobId) -> Result<Option<u64>, StoreError> {
@@ -290,14 +315,34 @@ struct DiskWriter {
 struct Spilled {
     path: Option<PathBuf>,
     file: File,
+    behind: Behind,
+}
+
+impl Spilled {
+    fn create(folder: &Folder) -> io::Result<Self> {
+        let path = folder.files.tmp_path();
+        let file = files::private().create_new(true).open(&path)?;
+        Ok(Self { path: Some(path), file, behind: Behind::default() })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.behind.wrote(&self.file, bytes.len() as u64);
+        Ok(())
+    }
+
+    fn stage(mut self, folder: &Folder, id: BlobId) -> Result<(), StoreError> {
+        let doing = "finishing a payload";
+        self.behind.finish().map_err(io_error(doing))?;
+        let Some(path) = self.path.take() else { return Ok(()) };
+        folder.files.stage(id, path).map_err(io_error(doing))
+    }
 }
 
 impl DiskWriter {
     fn spill(&mut self) -> io::Result<()> {
-        let path = self.folder.files.tmp_path();
-        let file = files::private().create_new(true).open(&path)?;
-        let mut spilled = Spilled { path: Some(path), file };
-        spilled.file.write_all(&self.held)?;
+        let mut spilled = Spilled::create(&self.folder)?;
+        spilled.write(&self.held)?;
         self.held = Vec::new();
         self.spilled = Some(spilled);
         Ok(())
@@ -310,7 +355,7 @@ impl Write for DiskWriter {
             self.spill()?;
         }
         let written = match &mut self.spilled {
-            Some(spilled) => spilled.file.write(bytes)?,
+            Some(spilled) => spilled.write(bytes).map(|()| bytes.len())?,
             None => self.held.write(bytes)?,
         };
         self.hasher.update(bytes.get(..written).unwrap_or_default());
@@ -326,9 +371,9 @@ impl BlobWriter for DiskWriter {
     fn finish(mut self: Box<Self>) -> Result<BlobId, StoreError> {
         self.folder.check_alive()?;
         let id = self.hasher.finalize().into();
-        match self.spilled.as_mut().map(|spilled| spilled.path.take()) {
-            Some(Some(path)) => self.folder.files.stage(id, path).map_err(io_error("finishing a payload"))?,
-            _ => self.folder.pack(id, &self.held)?,
+        match self.spilled.take() {
+            Some(spilled) => spilled.stage(&self.folder, id)?,
+            None => self.folder.pack(id, &self.held)?,
         }
         Ok(id)
     }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use super::behind::Behind;
 use super::disk::Folder;
 use super::{BlobId, Limits, Partial, expect_at, expect_hash, hex, lock, remove};
 use crate::store::{StoreError, files, io_error};
@@ -92,6 +93,9 @@ pub(super) struct DiskPartial {
     path: PathBuf,
     file: File,
     len_bytes: u64,
+    /// What was here when this receiver began.
+    found_bytes: u64,
+    behind: Behind,
 }
 
 impl DiskPartial {
@@ -101,12 +105,13 @@ impl DiskPartial {
         let doing = "opening a partial payload";
         let file = files::private().create(true).truncate(false).open(&path).map_err(io_error(doing))?;
         let len_bytes = file.metadata().map_err(io_error(doing))?.len();
-        Ok(Self { claim, path, file, len_bytes })
+        Ok(Self { claim, path, file, len_bytes, found_bytes: len_bytes, behind: Behind::default() })
     }
 
     fn hash(&self) -> io::Result<blake3::Hasher> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(File::open(&self.path)?)?;
+        // A failed write may have left bytes behind the length.
+        hasher.update_reader(File::open(&self.path)?.take(self.len_bytes))?;
         Ok(hasher)
     }
 }
@@ -120,20 +125,41 @@ impl Partial for DiskPartial {
         expect_at(self.len_bytes, offset)?;
         self.file.write_all_at(bytes, offset).map_err(io_error("writing a partial payload"))?;
         self.len_bytes = offset.saturating_add(bytes.len() as u64);
+        self.behind.wrote(&self.file, bytes.len() as u64);
         Ok(())
     }
 
     fn complete(self: Box<Self>, len_bytes: u64) -> Result<(), StoreError> {
         self.claim.folder.check_alive()?;
         expect_at(len_bytes, self.len_bytes)?;
-        let doing = "completing a partial payload";
-        // A failed write may have left bytes behind the length.
-        self.file.set_len(len_bytes).map_err(io_error(doing))?;
-        let hasher = self.hash().map_err(io_error(doing))?;
+        let hasher = self.hash().map_err(io_error("completing a partial payload"))?;
         if let Err(error) = expect_hash(&self.claim.id, &hasher) {
             self.discard()?;
             return Err(error);
         }
+        self.stage(len_bytes)
+    }
+
+    fn complete_verified(self: Box<Self>, len_bytes: u64) -> Result<(), StoreError> {
+        if self.found_bytes > 0 {
+            return self.complete(len_bytes);
+        }
+        self.claim.folder.check_alive()?;
+        expect_at(len_bytes, self.len_bytes)?;
+        self.stage(len_bytes)
+    }
+
+    fn discard(self: Box<Self>) -> Result<(), StoreError> {
+        remove(&self.path).map(|_| ()).map_err(io_error("discarding a partial payload"))
+    }
+}
+
+impl DiskPartial {
+    fn stage(mut self: Box<Self>, len_bytes: u64) -> Result<(), StoreError> {
+        let doing = "completing a partial payload";
+        self.behind.finish().map_err(io_error(doing))?;
+        // A failed write may have left bytes behind the length.
+        self.file.set_len(len_bytes).map_err(io_error(doing))?;
         let folder = &self.claim.folder;
         if folder.is_packed(len_bytes) {
             let mut bytes = Vec::new();
@@ -146,10 +172,6 @@ impl Partial for DiskPartial {
         let tmp = folder.files.tmp_path();
         std::fs::rename(&self.path, &tmp).map_err(io_error(doing))?;
         folder.files.stage(self.claim.id, tmp).map_err(io_error(doing))
-    }
-
-    fn discard(self: Box<Self>) -> Result<(), StoreError> {
-        remove(&self.path).map(|_| ()).map_err(io_error("discarding a partial payload"))
     }
 }
 

@@ -47,6 +47,11 @@ impl Blobs for MemoryBlobs {
         Ok(Box::new(MemoryWriter { blobs: self.clone(), bytes: Vec::new() }))
     }
 
+    fn put(&self, id: &BlobId, bytes: &[u8]) -> Result<(), StoreError> {
+        self.stage(*id, bytes);
+        Ok(())
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         lock(&self.0).payloads.values_mut().for_each(|payload| payload.is_durable = true);
         Ok(())
@@ -56,6 +61,13 @@ impl Blobs for MemoryBlobs {
         let held = lock(&self.0);
         let payload = held.payloads.get(id).map(|payload| Cursor::new(Arc::clone(&payload.bytes)));
         Ok(payload.map(|reader| Box::new(reader) as Box<dyn ReadSeek + Send>))
+    }
+
+    fn read(&self, id: &BlobId, bytes_max: u64, buffer: &mut Vec<u8>) -> Result<bool, StoreError> {
+        let held = lock(&self.0);
+        let found = held.payloads.get(id).filter(|payload| payload.bytes.len() as u64 <= bytes_max);
+        found.iter().for_each(|payload| buffer.extend_from_slice(&payload.bytes));
+        Ok(found.is_some())
     }
 
     fn len(&self, id: &BlobId) -> Result<Option<u64>, StoreError> {
@@ -162,6 +174,10 @@ impl Partial for MemoryPartial {
         expect_hash(&self.id, blake3::Hasher::new().update(&bytes))?;
         self.blobs.stage(self.id, &bytes);
         Ok(())
+    }
+
+    fn complete_verified(self: Box<Self>, len_bytes: u64) -> Result<(), StoreError> {
+        self.complete(len_bytes)
     }
 
     fn discard(mut self: Box<Self>) -> Result<(), StoreError> {

@@ -193,6 +193,24 @@ impl Packs {
         }
     }
 
+    /// Appends a payload to `buffer`, unverified; whether there is one of at most `bytes_max` bytes.
+    pub(super) fn read_into(
+        &self,
+        id: &BlobId,
+        bytes_max: u64,
+        buffer: &mut Vec<u8>,
+    ) -> Result<bool, StoreError> {
+        let mut state = lock(&self.state);
+        let place = state.found.get(id).copied();
+        let Some(place) = place.filter(|place| !place.is_lost && u64::from(place.length) <= bytes_max) else {
+            return Ok(false);
+        };
+        let file = state.file(place.pack);
+        drop(state);
+        file.and_then(|file| append_body(&file, &place, buffer)).map_err(io_error("reading a payload"))?;
+        Ok(true)
+    }
+
     /// The length of a payload that is not known to be damaged.
     pub(super) fn len(&self, id: &BlobId) -> Option<u64> {
         lock(&self.state).found.get(id).filter(|place| !place.is_lost).map(|place| place.length.into())
@@ -383,9 +401,16 @@ impl State {
 }
 
 pub(super) fn read_body(file: &File, place: &Place) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; place.length as usize];
-    file.read_exact_at(&mut bytes, u64::from(place.offset) + u64::from(HEAD_BYTES))?;
+    let mut bytes = Vec::new();
+    append_body(file, place, &mut bytes)?;
     Ok(bytes)
+}
+
+fn append_body(file: &File, place: &Place, buffer: &mut Vec<u8>) -> io::Result<()> {
+    let start = buffer.len();
+    buffer.resize(start.saturating_add(place.length as usize), 0);
+    let body = buffer.get_mut(start..).unwrap_or_default();
+    file.read_exact_at(body, u64::from(place.offset) + u64::from(HEAD_BYTES))
 }
 
 pub(super) fn is_missing(error: &io::Error) -> bool {

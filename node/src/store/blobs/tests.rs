@@ -106,13 +106,13 @@ fn a_group_of_small_payloads_lies_in_one_pack_and_is_found_again() {
 fn large_payloads_are_files_named_as_b3sum_says() {
     let dir = TempDir::new().unwrap();
     let blobs = DiskBlobs::open(dir.path()).unwrap();
-    let large = bytes(1, 100_000);
+    let large = bytes(1, 1_200_000);
     let id = finished(&blobs, &large);
     let path = dir.path().join("payloads").join(&hex(&id)[..2]).join(hex(&id));
     assert!(!path.exists(), "before its sync a file has no name that a crash could leave on half a payload");
     blobs.sync().unwrap();
     assert_eq!(fs::read(&path).unwrap(), large);
-    let lost = finished(&blobs, &bytes(2, 100_000));
+    let lost = finished(&blobs, &bytes(2, 1_200_000));
     blobs.partial(&[5; 32]).unwrap().write_at(0, b"part").unwrap();
     drop(blobs);
     let blobs = DiskBlobs::open(dir.path()).unwrap();
@@ -120,7 +120,7 @@ fn large_payloads_are_files_named_as_b3sum_says() {
     assert_eq!(content(&blobs, &lost), None);
     assert_eq!(blobs.partial(&[5; 32]).unwrap().len_bytes(), 4, "a part outlives a restart");
 
-    fs::write(&path, bytes(3, 100_000)).unwrap();
+    fs::write(&path, bytes(3, 1_200_000)).unwrap();
     assert_eq!(checked(&blobs).0, BTreeSet::from([id]));
     assert_eq!(blobs.len(&id).unwrap(), None, "damaged is as good as not here: it is fetched again");
     assert!(matches!(blobs.open(&id), Err(StoreError::WrongHash { expected, .. }) if expected == hex(&id)));
