@@ -132,6 +132,20 @@ async fn two_nodes_talk_over_quic_and_over_tcp() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_both_are_offered_tcp_is_taken() {
+    let (ada, ben) = (node(1, &[]).await, node(2, &[QUIC, TCP]).await);
+    ada.network.connect(ben.device, ben.addresses.clone()).await.unwrap();
+    let address = ada.network.connected().await[0].1.to_string();
+    assert!(address.contains("/tcp/"), "payloads move faster over TCP: {address}");
+    let quic = ben.addresses.iter().filter(|address| address.to_string().contains("quic")).cloned();
+    let cleo = node(3, &[]).await;
+    let blocked: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+    cleo.network.connect(ben.device, [blocked].into_iter().chain(quic).collect()).await.unwrap();
+    let address = cleo.network.connected().await[0].1.to_string();
+    assert!(address.contains("/quic-v1"), "where TCP is blocked QUIC serves: {address}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_peer_with_larger_limits_is_refused_by_ours() {
     for listen in [QUIC, TCP] {
         let generous =

@@ -147,7 +147,7 @@ fn quic_config(mut quic: quic::Config, limits: &Limits) -> quic::Config {
     quic
 }
 
-/// Smart dialling tries the addresses QUIC first, the others a little later, and keeps the first that answers.
+/// Smart dialling staggers the addresses of one call (`waves` chose them) and keeps the first that answers.
 fn swarm_config(swarm: swarm::Config, limits: &Limits) -> swarm::Config {
     swarm
         .with_idle_connection_timeout(limits.idle_timeout)

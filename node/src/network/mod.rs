@@ -18,6 +18,7 @@ mod limits;
 mod outbox;
 mod payload;
 mod stream;
+mod waves;
 
 use std::time::Duration;
 
@@ -116,24 +117,20 @@ pub fn start(config: NetConfig) -> Result<(Network, mpsc::Receiver<NetEvent>), N
 }
 
 impl Network {
-    /// Connects to a device at one of these addresses, QUIC before TCP, each with a short head start.
+    /// Connects to a device at one of these addresses: TCP before QUIC before relays, each with a short head start.
     ///
     /// Already connected is success. An address where another device answers is put aside and the others
     /// are tried again: addresses of home networks change hands.
-    pub async fn connect(&self, peer: DeviceKey, mut addresses: Vec<Multiaddr>) -> Result<(), NetError> {
+    pub async fn connect(&self, peer: DeviceKey, addresses: Vec<Multiaddr>) -> Result<(), NetError> {
         let (count, count_max) = (addresses.len(), self.limits.addresses_per_dial_max);
         if count > count_max {
             return Err(NetError::TooManyAddresses { count, count_max });
         }
         let peer = peer_id_of(&peer)?;
-        loop {
-            match self.dial(peer, addresses.clone()).await {
-                Err(NetError::WrongPeer { address }) if !put_aside(&mut addresses, &address) => {
-                    return Err(NetError::WrongPeer { address });
-                }
-                Err(NetError::WrongPeer { .. }) => {}
-                result => return result,
-            }
+        match waves::waves(addresses) {
+            // The swarm knows whether there is a connection already.
+            waves if waves.is_empty() => self.dial(peer, vec![]).await,
+            waves => waves::call(waves, |addresses| self.dial_wave(peer, addresses)).await,
         }
     }
 
@@ -180,6 +177,19 @@ impl Network {
     /// handle then get `Closed`.
     pub async fn shutdown(self) {
         let _: Result<(), _> = self.ask(|done| Command::Shutdown { done }).await;
+    }
+
+    /// Calls these addresses, without those where another device answers.
+    async fn dial_wave(&self, peer: PeerId, mut addresses: Vec<Multiaddr>) -> Result<(), NetError> {
+        loop {
+            match self.dial(peer, addresses.clone()).await {
+                Err(NetError::WrongPeer { address }) if !put_aside(&mut addresses, &address) => {
+                    return Err(NetError::WrongPeer { address });
+                }
+                Err(NetError::WrongPeer { .. }) => {}
+                result => return result,
+            }
+        }
     }
 
     async fn dial(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<(), NetError> {
