@@ -6,7 +6,7 @@
 //! Whoever serves holds an [`Outline`] of the payload, 32 bytes a MiB, and hashes each MiB once, when it is sent: that
 //! gives the nodes inside it, and finds what the disk changed. A tree of all chunk groups would be 64 bytes for each 16 KiB.
 
-use crate::id::RecordId;
+use crate::id::{Digest, RecordId};
 use crate::limits::SLICE_BYTES_MAX;
 use bao_tree::io::outboard::EmptyOutboard;
 use bao_tree::io::sync::{Outboard, ReadAt, Size, WriteAt, decode_ranges, encode_ranges};
@@ -78,6 +78,16 @@ impl Outline {
         }
     }
 
+    /// Of which record.
+    pub fn record(&self) -> RecordId {
+        self.record
+    }
+
+    /// Length of the payload in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// What it takes in memory, in bytes.
     pub fn size_bytes(&self) -> usize {
         self.pieces.0.iter().map(|level| level.len().saturating_mul(blake3::OUT_LEN)).sum()
@@ -118,6 +128,52 @@ impl Outline {
     }
 }
 
+/// Makes an outline while a payload goes by, and with it the payload's name.
+#[derive(Default)]
+pub struct Outliner {
+    pieces: Vec<ChainingValue>,
+    hasher: blake3::Hasher,
+    /// Bytes of the MiB that is being hashed.
+    filled: u64,
+}
+
+impl Outliner {
+    /// The next bytes.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.filled == SLICE_BYTES_MAX {
+                self.next_piece();
+            }
+            let room = usize::try_from(SLICE_BYTES_MAX.saturating_sub(self.filled)).unwrap_or(usize::MAX);
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.hasher.update(now);
+            self.filled = self.filled.saturating_add(now.len() as u64);
+            bytes = later;
+        }
+    }
+
+    fn next_piece(&mut self) {
+        self.pieces.push(self.hasher.finalize_non_root());
+        // A new one: `reset` of blake3 1.8 forgets the counter and not the offset it began with.
+        self.hasher = blake3::Hasher::new();
+        self.hasher.set_input_offset((self.pieces.len() as u64).saturating_mul(SLICE_BYTES_MAX));
+        self.filled = 0;
+    }
+
+    /// The outline of all bytes.
+    pub fn finish(mut self) -> Outline {
+        let bytes = (self.pieces.len() as u64).saturating_mul(SLICE_BYTES_MAX).saturating_add(self.filled);
+        if self.pieces.is_empty() {
+            return Outline::of_small(self.hasher.finalize().into(), bytes);
+        }
+        self.pieces.push(self.hasher.finalize_non_root());
+        let pieces = Levels::above(self.pieces);
+        // Two pieces at least have a root.
+        let record = pieces.root().map_or_else(|| RecordId::from([0; 32]), RecordId::from);
+        Outline { record, bytes, pieces }
+    }
+}
+
 /// The chaining value of the MiB that starts at `offset`, of a payload longer than 1 MiB. `piece` is that MiB, or what
 /// there is of the last one; never empty.
 pub fn piece_value(offset: u64, piece: &[u8]) -> ChainingValue {
@@ -130,9 +186,9 @@ fn value_at(offset: u64, bytes: &[u8]) -> ChainingValue {
     hasher.finalize_non_root()
 }
 
-/// The RecordId of a payload longer than 1 MiB, from the chaining values of its MiBs; `None` for fewer than two.
-pub fn record_of(pieces: Vec<ChainingValue>) -> Option<RecordId> {
-    Levels::above(pieces).root().map(RecordId::from)
+/// The hash of more than 1 MiB, from the chaining values of its MiBs; `None` for fewer than two.
+pub fn hash_of(pieces: Vec<ChainingValue>) -> Option<Digest> {
+    Levels::above(pieces).root().map(Digest::from)
 }
 
 /// Chaining values of equal subtrees side by side, then of each two of them, up to one over all. A last one without a
@@ -341,6 +397,11 @@ mod tests {
         {
             let (record, payload) = payload(bytes);
             let outline = outline(record, &payload);
+            let mut outliner = Outliner::default();
+            payload.chunks(70_000).for_each(|part| outliner.update(part));
+            let made = outliner.finish();
+            assert_eq!((made.record(), made.bytes()), (record, bytes as u64), "made as it goes by");
+            assert_eq!(made.pieces.0, outline.pieces.0, "{bytes} bytes");
             let whole = PreOrderMemOutboard::create(&payload, BLOCK);
             for (piece, offset) in payload.chunks(MIB).zip((0..).step_by(MIB)) {
                 let (mut ours, mut theirs) = (Vec::new(), Vec::new());

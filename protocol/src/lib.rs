@@ -38,11 +38,13 @@ pub mod label;
 pub mod limits;
 pub mod message;
 pub mod own;
+pub mod rank;
 pub mod recovery;
 pub mod request;
 pub mod seal;
 pub mod shelf;
 pub mod signed;
+mod stream;
 pub mod time;
 #[cfg(feature = "variants")]
 pub mod variants;

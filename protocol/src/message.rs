@@ -111,6 +111,9 @@ pub enum Request {
         grant: GrantId,
         /// The signed ShelfHead.
         head: Bytes,
+        /// What it grew by, if that is little: the next segments in order, so that they need not be asked for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        segments: Vec<SegmentAndKeys>,
     },
     /// A wish for a grant.
     Ask {
@@ -359,6 +362,9 @@ pub struct Fetch {
     /// Asked between a holder and its steward: `grant` and `accept` then name the AddSteward entry.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep: bool,
+    /// What is wanted does not wait: whoever serves lets other streams to the asker rest meanwhile.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub urgent: bool,
 }
 
 /// One record wanted.

@@ -6,18 +6,21 @@
 //! RecordId = blake3(payload)              header ‖ payload is a file that stock `age -d` opens
 //! ```
 //!
-//! Source: C2SP age, sections "Header" and "Payload". The age crate does the cipher work in both directions;
-//! here its header is taken off, and put back. A file key is never used for a second plaintext.
+//! Source: C2SP age, sections "Header" and "Payload". Sealing is [`crate::stream`], on all cores; opening is the age
+//! crate's, before whose eyes a header is put that only names the key. A file key is never used for a second plaintext.
 
+use crate::bao::{Outline, Outliner};
 use crate::id::RecordId;
 use crate::keys::{KeyError, Recipient, SealingKey};
+use crate::stream::{Piece, Pieces, StreamKey};
 use age_core::format::{FileKey as AgeFileKey, Stanza};
 use age_core::primitives::hkdf;
 use hmac::Mac;
 use secrecy::{ExposeSecret, SecretBox};
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
 /// Length of a file key, in bytes (C2SP age).
@@ -85,22 +88,135 @@ impl Clone for FileKey {
 }
 
 /// Seals `plaintext` under a fresh file key; the payload goes to `payload`.
-pub fn seal(mut plaintext: impl Read, payload: impl Write) -> Result<Sealed, SealError> {
-    let catcher = Catcher::default();
-    let encryptor = age::Encryptor::with_recipients(std::iter::once(&catcher as &dyn age::Recipient))
-        .map_err(|error| SealError::Seal(error.to_string()))?;
-    let mut hash_in = blake3::Hasher::new();
-    let mut writer = encryptor.wrap_output(HeaderOff::new(Hashing::new(payload)))?;
-    let bytes = copy(&mut plaintext, &mut writer, &mut hash_in)?;
-    let hashing = writer.finish()?.inner;
-    let file_key = catcher.file_key().ok_or_else(|| SealError::Seal("age asked for no recipient".into()))?;
-    Ok(Sealed {
-        record: hashing.hasher.finalize().into(),
-        payload_bytes: hashing.bytes,
-        file_key,
-        plaintext_bytes: bytes,
-        plaintext_hash: hash_in.finalize().into(),
+pub fn seal(plaintext: impl Read, mut payload: impl Write) -> Result<Sealed, SealError> {
+    let (file_key, nonce) = fresh()?;
+    let key = StreamKey::new(&file_key, &nonce)?;
+    let mut written = Written::begin(&mut payload, &nonce)?;
+    let (mut pieces, mut spare) = (Pieces::of(plaintext), Vec::new());
+    while let Some(mut piece) = pieces.next(&mut || std::mem::take(&mut spare))? {
+        piece.seal(&key)?;
+        written.add(&piece.bytes)?;
+        spare = piece.bytes;
+    }
+    written.end(file_key, &pieces)
+}
+
+/// [`seal`] on all cores, for what is long: this thread reads, one writes, the others seal. In memory stand at most some
+/// MiB for each core.
+pub fn seal_large(plaintext: impl Read, payload: impl Write + Send) -> Result<Sealed, SealError> {
+    let (file_key, nonce) = fresh()?;
+    let key = StreamKey::new(&file_key, &nonce)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(SEALERS_MAX);
+    let (to_seal, read) = sync_channel::<Piece>(2 * cores);
+    let (to_write, sealed) = sync_channel::<Result<Piece, SealError>>(2 * cores);
+    let (back, spare) = sync_channel::<Vec<u8>>(8 * cores);
+    let mut pieces = Pieces::of(plaintext);
+    let read = Arc::new(Mutex::new(read));
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write_in_order(payload, &nonce, sealed, &back));
+        for _ in 0..cores {
+            let (read, to_write, key) = (read.clone(), to_write.clone(), &key);
+            scope.spawn(move || seal_each(&read, key, &to_write));
+        }
+        // Held by who works alone: when they stop, so do the others.
+        drop((read, to_write));
+        let mut read_all = || -> io::Result<()> {
+            while let Some(piece) = pieces.next(&mut || spare.try_recv().unwrap_or_default())? {
+                // A writer that failed says why.
+                if to_seal.send(piece).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let reading = read_all();
+        drop(to_seal);
+        let written = writer.join().map_err(|_| SealError::Seal("writing ended badly".into()))??;
+        reading?;
+        written.end(file_key, &pieces)
     })
+}
+
+/// Threads that seal one payload. 8: beyond that the disk is slower.
+const SEALERS_MAX: usize = 8;
+
+/// A file key and a nonce for one payload.
+fn fresh() -> Result<(FileKey, [u8; 16]), SealError> {
+    let (mut key, mut nonce) = (Zeroizing::new([0; FILE_KEY_BYTES]), [0; 16]);
+    let random =
+        |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|error| SealError::Seal(error.to_string()));
+    random(key.as_mut())?;
+    random(&mut nonce)?;
+    Ok((FileKey::from_bytes(&key), nonce))
+}
+
+fn seal_each(
+    read: &Mutex<Receiver<Piece>>,
+    key: &StreamKey,
+    to_write: &SyncSender<Result<Piece, SealError>>,
+) {
+    loop {
+        // The guard is let go before sealing.
+        let next = read.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(mut piece) = next else { return };
+        let sealed = piece.seal(key).map(|()| piece);
+        if to_write.send(sealed).is_err() {
+            return;
+        }
+    }
+}
+
+fn write_in_order<W: Write>(
+    payload: W,
+    nonce: &[u8; 16],
+    sealed: Receiver<Result<Piece, SealError>>,
+    back: &SyncSender<Vec<u8>>,
+) -> Result<Written<W>, SealError> {
+    let mut written = Written::begin(payload, nonce)?;
+    let (mut early, mut next) = (BTreeMap::new(), 0);
+    for piece in sealed {
+        let piece = piece?;
+        early.insert(piece.number, piece.bytes);
+        while let Some(bytes) = early.remove(&next) {
+            written.add(&bytes)?;
+            // One that does not fit is let go.
+            let _ = back.try_send(bytes);
+            next += 1;
+        }
+    }
+    Ok(written)
+}
+
+/// A payload that is being written, and its outline.
+struct Written<W> {
+    payload: W,
+    outliner: Outliner,
+}
+
+impl<W: Write> Written<W> {
+    fn begin(payload: W, nonce: &[u8; 16]) -> Result<Self, SealError> {
+        let mut written = Self { payload, outliner: Outliner::default() };
+        written.add(nonce)?;
+        Ok(written)
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> Result<(), SealError> {
+        self.payload.write_all(bytes)?;
+        self.outliner.update(bytes);
+        Ok(())
+    }
+
+    fn end<R: Read>(self, file_key: FileKey, pieces: &Pieces<R>) -> Result<Sealed, SealError> {
+        let outline = self.outliner.finish();
+        Ok(Sealed {
+            record: outline.record(),
+            payload_bytes: outline.bytes(),
+            file_key,
+            plaintext_bytes: pieces.plaintext_bytes,
+            plaintext_hash: pieces.hash().into(),
+            outline: Arc::new(outline),
+        })
+    }
 }
 
 /// What sealing gives.
@@ -115,6 +231,8 @@ pub struct Sealed {
     pub plaintext_bytes: u64,
     /// blake3 of the plaintext.
     pub plaintext_hash: crate::id::Digest,
+    /// What slices of the payload are proven with.
+    pub outline: Arc<Outline>,
 }
 
 /// A reader of the plaintext of `payload`. Truncation and change show as errors while reading; length and
@@ -275,96 +393,11 @@ fn local_stanza() -> Stanza {
 
 const LOCAL_TAG: &str = "karte-local";
 
-/// A recipient that wraps nothing and keeps the file key age made.
-#[derive(Default)]
-struct Catcher(Arc<Mutex<Option<FileKey>>>);
-
-impl Catcher {
-    fn file_key(&self) -> Option<FileKey> {
-        self.0.lock().ok().and_then(|mut slot| slot.take())
-    }
-}
-
-impl age::Recipient for Catcher {
-    fn wrap_file_key(
-        &self,
-        file_key: &AgeFileKey,
-    ) -> Result<(Vec<Stanza>, HashSet<String>), age::EncryptError> {
-        if let Ok(mut slot) = self.0.lock() {
-            *slot = Some(FileKey::from_bytes(file_key.expose_secret()));
-        }
-        Ok((vec![local_stanza()], HashSet::new()))
-    }
-}
-
 struct Opener(FileKey);
 
 impl age::Identity for Opener {
     fn unwrap_stanza(&self, stanza: &Stanza) -> Option<Result<AgeFileKey, age::DecryptError>> {
         (stanza.tag == LOCAL_TAG).then(|| Ok(age_file_key(&self.0)))
-    }
-}
-
-/// Swallows the age header: everything up to the end of the line that starts with `---`.
-struct HeaderOff<W> {
-    inner: W,
-    header: Vec<u8>,
-    passed: bool,
-}
-
-impl<W> HeaderOff<W> {
-    fn new(inner: W) -> Self {
-        Self { inner, header: Vec::new(), passed: false }
-    }
-}
-
-impl<W: Write> Write for HeaderOff<W> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        if self.passed {
-            return self.inner.write(buf);
-        }
-        self.header.extend_from_slice(buf);
-        if let Some(end) = end_of_header(&self.header) {
-            self.passed = true;
-            let rest = self.header.split_off(end);
-            self.inner.write_all(&rest)?;
-        }
-        Ok(buf.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-fn end_of_header(bytes: &[u8]) -> Option<usize> {
-    let last_line = bytes.windows(5).position(|window| window == b"\n--- ")? + 5;
-    let newline = bytes.get(last_line..)?.iter().position(|byte| *byte == b'\n')?;
-    Some(last_line + newline + 1)
-}
-
-struct Hashing<W> {
-    inner: W,
-    hasher: blake3::Hasher,
-    bytes: u64,
-}
-
-impl<W> Hashing<W> {
-    fn new(inner: W) -> Self {
-        Self { inner, hasher: blake3::Hasher::new(), bytes: 0 }
-    }
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.inner.write_all(buf)?;
-        self.hasher.update(buf);
-        self.bytes += u64::try_from(buf.len()).unwrap_or_default();
-        Ok(buf.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
     }
 }
 
@@ -408,6 +441,51 @@ mod tests {
         assert!(open_under(&bytes, &key, 100).is_err());
     }
 
+    /// Around every edge of chunks and pieces, in one thread and on all cores.
+    #[test]
+    fn the_age_crate_opens_payloads_of_every_length() {
+        const CHUNK: usize = 64 * 1024;
+        let lengths =
+            [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 16 * CHUNK - 1, 16 * CHUNK, 16 * CHUNK + 1];
+        for length in lengths.into_iter().chain([32 * CHUNK, 33 * CHUNK + 7, 100 * CHUNK]) {
+            let plaintext: Vec<u8> = (0..=250u8).cycle().take(length).collect();
+            let (mut one, mut many) = (Vec::new(), Vec::new());
+            let sealed = [
+                seal(&plaintext[..], &mut one).expect("seals"),
+                seal_large(&plaintext[..], &mut many).expect("seals"),
+            ];
+            for (sealed, payload) in sealed.iter().zip([one, many]) {
+                assert_eq!(payload.len() as u64, payload_bytes(length as u64), "{length}");
+                assert_eq!(sealed.record, RecordId::from(blake3::hash(&payload)), "{length}");
+                let expected = (length as u64, crate::id::digest(&plaintext));
+                open_checked(&payload[..], &sealed.file_key, expected, io::sink()).expect("opens");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reader_or_writer_that_fails_ends_sealing_with_its_error() {
+        struct Fails(usize);
+        impl Read for Fails {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0 = self.0.checked_sub(1).ok_or_else(|| io::Error::other("no more"))?;
+                Ok(buffer.len())
+            }
+        }
+        impl Write for Fails {
+            fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+                self.0 = self.0.checked_sub(1).ok_or(io::ErrorKind::StorageFull)?;
+                Ok(buffer.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        assert!(matches!(seal_large(Fails(1_000), io::sink()), Err(SealError::Io(_))));
+        let full = seal_large(io::repeat(7).take(100 << 20), Fails(5));
+        assert!(matches!(full, Err(SealError::Io(error)) if error.kind() == io::ErrorKind::StorageFull));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
         /// The payload of any plaintext has the length that `payload_bytes` says, hashes to its RecordId and opens.
@@ -417,6 +495,11 @@ mod tests {
             let sealed = seal(&plaintext[..], &mut payload).expect("seals");
             prop_assert_eq!(sealed.payload_bytes, payload_bytes(plaintext.len() as u64));
             prop_assert_eq!(sealed.record, RecordId::from(blake3::hash(&payload)));
+            let mut large = Vec::new();
+            let on_all_cores = seal_large(&plaintext[..], &mut large).expect("seals");
+            prop_assert_eq!(on_all_cores.record, RecordId::from(blake3::hash(&large)));
+            let expected = (on_all_cores.plaintext_bytes, on_all_cores.plaintext_hash);
+            open_checked(&large[..], &on_all_cores.file_key, expected, io::sink()).expect("opens");
             let mut out = Vec::new();
             open_checked(&payload[..], &sealed.file_key, (sealed.plaintext_bytes, sealed.plaintext_hash), &mut out)
                 .expect("opens");

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! segment  = signed { shelf, seq, prev, records (<= 1,000), withdrawn, keys_hash }     open list of ids
-//! keys     = age file to the shelf's recipient: [ { record, bytes, file_key, label_hash } … ]
+//! keys     = age file to the shelf's recipient: [ { record, bytes, file_key, label_hash, rank } … ]
 //! ```
 //! One key agreement a segment, not one a record. One shelf per (grant, accept, holder device); a party's own
 //! shelf is sealed to its library key and hands its whole library to its own devices and its recovery.
@@ -11,6 +11,7 @@ use crate::encoding::{self, EncodingError};
 use crate::id::{DeviceId, Digest, GrantId, ObjectId, RecordId, digest};
 use crate::keys::{Recipient, SealingKey};
 use crate::limits::{DEVICES_MAX, RECORD_BYTES_MAX, SEGMENT_KEYS_BYTES_MAX, SEGMENT_RECORDS_MAX};
+use crate::rank::ORDINARY;
 use crate::seal::{self, FILE_KEY_BYTES, FileKey, SealError};
 use crate::signed::Statement;
 use crate::time::UnixMs;
@@ -114,6 +115,8 @@ pub struct Handed {
     pub file_key: FileKey,
     /// blake3 of its sealed label.
     pub label_hash: Digest,
+    /// Order of use: what has a lower one is fetched first ([`crate::rank`]).
+    pub rank: u8,
 }
 
 /// The encoded form of [`Handed`]. Lives only between decoding and [`FileKey`].
@@ -124,6 +127,9 @@ struct HandedWire {
     bytes: u64,
     file_key: serde_bytes::ByteArray<FILE_KEY_BYTES>,
     label_hash: Digest,
+    /// Absent: ordinary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rank: Option<u8>,
 }
 
 /// Why a segment's keys were not accepted.
@@ -168,6 +174,7 @@ pub fn seal_keys(handed: &[Handed], to: &[Recipient]) -> Result<Vec<u8>, ShelfEr
             bytes: item.bytes,
             file_key: serde_bytes::ByteArray::new(*item.file_key.expose_bytes()),
             label_hash: item.label_hash,
+            rank: Some(item.rank).filter(|rank| *rank != ORDINARY),
         })
         .collect();
     let plaintext = Zeroizing::new(encoding::encode(&wire)?);
@@ -192,6 +199,10 @@ pub fn read_keys(segment: &Segment, plaintext: &[u8]) -> Result<Vec<Handed>, She
             handed: wire.len(),
         });
     }
+    // There is one way to say it.
+    if wire.iter().any(|item| item.rank == Some(ORDINARY)) {
+        return Err(EncodingError::NotCanonical { what: "rank" }.into());
+    }
     // A payload is longer than its plaintext by less than a thousandth.
     if wire.iter().any(|item| item.bytes > 2 * RECORD_BYTES_MAX) {
         return Err(ShelfError::Length { seq: segment.seq });
@@ -203,6 +214,7 @@ pub fn read_keys(segment: &Segment, plaintext: &[u8]) -> Result<Vec<Handed>, She
             bytes: item.bytes,
             file_key: FileKey::from_bytes(&item.file_key.into_array()),
             label_hash: item.label_hash,
+            rank: item.rank.unwrap_or(ORDINARY),
         })
         .collect())
 }

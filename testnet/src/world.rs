@@ -15,6 +15,7 @@ use karte_protocol::entry::{Act, Entry};
 use karte_protocol::id::{DeviceId, EntryId, GrantId, PartyId, RecordId, digest};
 use karte_protocol::label::{Code, Effective, Label, seal_label};
 use karte_protocol::message::Fetch;
+use karte_protocol::rank::ORDINARY;
 use karte_protocol::seal::{open_checked, seal};
 use karte_protocol::shelf::Handed;
 use karte_protocol::signed::{Signed, Verified};
@@ -291,7 +292,7 @@ impl World {
         let stream = self.number();
         let effects = self.handle(at, Input::FetchAsked(peer, stream, list));
         let items = effects.into_iter().filter_map(|effect| match effect {
-            Effect::Serve(of, items) if of == stream => Some(items),
+            Effect::Serve(of, items, _) if of == stream => Some(items),
             _ => None,
         });
         let whole = |item: &engine::Serving| item.payload_bytes > 0 && item.label.is_some();
@@ -359,6 +360,7 @@ impl World {
             bytes: sealed.payload_bytes,
             file_key: sealed.file_key,
             label_hash: digest(&sealed_label),
+            rank: ORDINARY,
         };
         let ticket = self.number();
         let records = vec![NewRecord { handed, label, sealed_label, source: None, replaced_by: None }];
@@ -489,8 +491,11 @@ impl World {
                     self.queue.push_back((asker, Input::Answered(peer, duty, Ok(body))));
                 }
             }
-            Effect::Fetch(peer, fetch, lengths) => self.fetch(at, peer, fetch, lengths),
-            Effect::Serve(stream, items) => self.serve(at, stream, &items),
+            Effect::Fetch(peer, fetch, expected) => {
+                let lengths = expected.iter().map(|expected| expected.bytes).collect();
+                self.fetch(at, peer, fetch, lengths);
+            }
+            Effect::Serve(stream, items, _) => self.serve(at, stream, &items),
             Effect::Finish(stream, _) => self.end_stream(at, stream, vec![], FetchEnd::Denied),
             Effect::Drop(records) => {
                 for record in records {
@@ -568,7 +573,7 @@ impl World {
                     outline.slice(0, &payload, &mut slice).expect("own payloads are whole");
                     verify_slice(item.record, bytes, 0, &slice, &mut plain).expect("a slice verifies");
                     self.nodes[&reader].blobs.put(item.record.as_bytes(), &plain).expect("memory writes");
-                    arrived.push((item.record, label.clone()));
+                    arrived.push((item.record, label.clone()).into());
                 }
                 _ => missing.push(item.record),
             }

@@ -133,7 +133,8 @@ fn a_holders_head_of_the_future_does_not_spoil_its_later_ones() {
     let head = ShelfHead { grant, accept, chains, issued_ms: world.now + 2 * HOUR_MS };
     let by = By { party: Some(world.party("hana")), r#gen: 0, device };
     let head = Verified::sign(head, by, &keys.device).unwrap();
-    let news = Request::News { grant, head: head.bytes().to_vec().into() }.to_bytes().unwrap();
+    let news =
+        Request::News { grant, head: head.bytes().to_vec().into(), segments: vec![] }.to_bytes().unwrap();
     world.raw_request("hana", "clinic", news).unwrap();
     write(&mut world, "sodium 138 mmol/L");
     sync(&mut world, "clinic", "hana").unwrap();

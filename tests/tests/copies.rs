@@ -209,7 +209,7 @@ fn asked_back(world: &mut World, peer: DeviceId, grant: &str, record: RecordId) 
     let grant: GrantId = grant.parse().unwrap();
     let accept = accepted(world, grant);
     let wants = vec![Want { record, from: 0, label: true }];
-    let fetch = Fetch { grant, accept, wants, back: true, keep: false };
+    let fetch = Fetch { grant, accept, wants, back: true, keep: false, urgent: false };
     world.asked_on_a_stream("clinic", peer, fetch.to_bytes().unwrap())
 }
 

@@ -173,7 +173,8 @@ fn numbers_that_overflow_are_refused() {
     let head =
         ShelfHead { grant, accept: accept_of(), chains: vec![chain.clone(), chain], issued_ms: world.now };
     let head = Verified::sign(head, forger.by(), &forger.key).unwrap();
-    let body = Request::News { grant, head: head.bytes().to_vec().into() }.to_bytes().unwrap();
+    let body =
+        Request::News { grant, head: head.bytes().to_vec().into(), segments: vec![] }.to_bytes().unwrap();
     world.forged_request("clinic", device, body).unwrap();
     assert_eq!(contacts(&mut world, "clinic"), ["mallory"], "the clinic still stands");
 }

@@ -109,7 +109,7 @@ fn takes_back(world: &mut World, records: &[RecordId]) -> TakenBack {
 
 fn wanted(grant: GrantId, accept: ObjectId, records: &[RecordId], keep: bool) -> Vec<u8> {
     let wants = records.iter().map(|record| Want { record: *record, from: 0, label: true }).collect();
-    Fetch { grant, accept, wants, back: false, keep }.to_bytes().unwrap()
+    Fetch { grant, accept, wants, back: false, keep, urgent: false }.to_bytes().unwrap()
 }
 
 #[test]

@@ -1,22 +1,23 @@
 //! Grants this party received: accept, sync, verify, open, end.
 
 use super::devices::Place;
+use super::labels::Arrival;
+use super::lacking::Lacking;
 use super::library::{Seen, seen_of};
 use super::peers::Duty;
 use super::rows::{ChainRow, GOT, GotRow, GotState, LABELS, OUTBOX, ReceivedRow, SEGMENTS, TOP, shelf_of};
-use super::{Effect, Engine, FetchEnd, decode_row, find_id};
+use super::{Effect, Engine, Expected, FetchEnd, decode_row, find_id};
 use crate::failure::{Failure, Kind};
 use karte_protocol::card;
 use karte_protocol::consent::{Accept, Release};
 use karte_protocol::decide::{Clause, Denial};
 use karte_protocol::encoding;
-use karte_protocol::entry::Entry;
 use karte_protocol::grant::{OPENING_BYTES_MAX, Onward, OpenGrant, Opening};
-use karte_protocol::id::{DeviceId, GrantId, PartyId, RecordId, digest};
-use karte_protocol::identity::{PartyLog, State};
+use karte_protocol::id::{DeviceId, GrantId, PartyId, RecordId};
+use karte_protocol::identity::State;
 use karte_protocol::keys::SealingKey;
 use karte_protocol::label;
-use karte_protocol::limits::{CLOCK_SKEW_MS_MAX, SESSION_MS_MAX, WANTS_MAX};
+use karte_protocol::limits::{CLOCK_SKEW_MS_MAX, SESSION_MS_MAX};
 use karte_protocol::message::{Bytes, Fetch, Request, Response, SegmentAndKeys, Want};
 use karte_protocol::seal;
 use karte_protocol::shelf::{self, Handed, Segment, Shelf, ShelfHead};
@@ -36,7 +37,7 @@ pub(super) struct Got {
     pub(super) open: OpenGrant,
     pub(super) accept: Option<Verified<Accept>>,
     /// Handed over, and not here yet.
-    pub(super) missing: BTreeMap<RecordId, Handed>,
+    pub(super) missing: Lacking,
     /// Handed over, and not to be had in this session.
     absent: BTreeMap<RecordId, Handed>,
     /// Segments that each of the holder's devices says there are in its chain.
@@ -70,7 +71,7 @@ impl Got {
             row,
             open,
             accept,
-            missing: BTreeMap::new(),
+            missing: Lacking::default(),
             absent: BTreeMap::new(),
             there,
             wanted: false,
@@ -94,10 +95,10 @@ impl Engine {
             let open = row.opening.verify()?;
             let id = open.id();
             let mut got = Got::of(row, open)?;
-            let mut missing = BTreeMap::new();
+            let mut missing = Lacking::default();
             self.each_received(&id, &mut |record, row| {
                 if row.label.is_none() {
-                    missing.insert(record, row.handed(record));
+                    missing.insert(row.handed(record));
                 }
             })?;
             got.missing = missing;
@@ -356,7 +357,7 @@ impl Engine {
                 duties.push(Duty::Release(*id));
             } else if session.is_some() && there > got.row.chain(chain).segments {
                 duties.push(Duty::Segments(*id));
-            } else if session.is_some() && !got.missing.is_empty() {
+            } else if session.is_some() && got.missing.may_ask(&peer) {
                 duties.push(Duty::Fetch(*id));
             }
         }
@@ -438,8 +439,7 @@ impl Engine {
             state.denied.remove(&id);
         }
         if let Some(got) = self.got.get_mut(&id) {
-            let mut absent = std::mem::take(&mut got.absent);
-            got.missing.append(&mut absent);
+            std::mem::take(&mut got.absent).into_values().for_each(|handed| got.missing.insert(handed));
         }
         self.take_head(peer, id, head)
     }
@@ -516,6 +516,27 @@ impl Engine {
         self.save_got(id)
     }
 
+    /// Segments that came with the word of them: taken if they are the next ones. Else they are asked for, as ever.
+    pub(super) fn take_news(
+        &mut self,
+        peer: DeviceId,
+        id: GrantId,
+        segments: &[SegmentAndKeys],
+    ) -> Result<(), Failure> {
+        let Some(got) = self.got.get(&id).filter(|got| got.is_live()) else { return Ok(()) };
+        let device = self.chain_read(peer, &id);
+        let held = got.row.chain(device).segments;
+        let first =
+            segments.first().map(|both| Signed::<Segment>::from_bytes(both.segment.to_vec()).verify());
+        let asked =
+            self.peers.get(&peer).is_some_and(|state| state.outstanding.contains(&Duty::Segments(id)));
+        let is_next = matches!(first, Some(Ok(first)) if first.seq == held);
+        match is_next && !asked && got.there.get(&device).is_some_and(|there| *there > held) {
+            true => self.take_segments(peer, id, segments),
+            false => Ok(()),
+        }
+    }
+
     /// The next segment of a holder device's chain.
     fn take_segment(&mut self, device: DeviceId, id: GrantId, both: &SegmentAndKeys) -> Result<(), Failure> {
         let segment = Signed::<Segment>::from_bytes(both.segment.to_vec()).verify()?;
@@ -541,7 +562,7 @@ impl Engine {
             let row = ReceivedRow::pending(&item, self.now);
             self.put_received(id, item.record, &row)?;
             if let Some(got) = self.got.get_mut(&id) {
-                got.missing.insert(item.record, item);
+                got.missing.insert(item);
             }
         }
         self.put(SEGMENTS, &shelf_of(&id, &device), &segment.seq.to_be_bytes(), both)?;
@@ -559,15 +580,10 @@ impl Engine {
         let Some(accept) = got.accept.as_ref().map(Verified::id) else {
             return false;
         };
-        let handed: Vec<&Handed> = got.missing.values().take(WANTS_MAX).collect();
+        let (urgent, handed) = got.missing.ask(peer);
         let wants = handed.iter().map(|item| Want { record: item.record, from: 0, label: true }).collect();
-        let lengths = handed.iter().map(|item| item.bytes).collect();
-        got.run.underway = 0;
-        self.out.push(Effect::Fetch(
-            peer,
-            Fetch { grant: id, accept, wants, back: false, keep: false },
-            lengths,
-        ));
+        let fetch = Fetch { grant: id, accept, wants, back: false, keep: false, urgent };
+        self.out.push(Effect::Fetch(peer, fetch, handed.into_iter().map(Expected::from).collect()));
         true
     }
 
@@ -578,7 +594,7 @@ impl Engine {
         &mut self,
         peer: DeviceId,
         id: GrantId,
-        records: Vec<(RecordId, Vec<u8>)>,
+        records: Vec<Arrival>,
     ) -> Result<(), Failure> {
         if let Some(holder) = self.pulled_for(&id) {
             return self.kept_arrived(holder, records);
@@ -590,7 +606,8 @@ impl Engine {
             return self.came_back(records);
         }
         let mut adopted = 0;
-        for (record, sealed_label) in records {
+        for mut arrival in records {
+            let record = arrival.record;
             let handed = match self.got.get_mut(&id).filter(|got| got.is_live()) {
                 Some(got) => got.missing.remove(&record),
                 None => None,
@@ -599,7 +616,8 @@ impl Engine {
                 self.drop_if_unneeded(vec![record])?;
                 continue;
             };
-            adopted += u64::from(self.verify_arrival(id, &handed, &sealed_label)?);
+            let judged = arrival.judge(&handed, &mut self.authors);
+            adopted += u64::from(self.verify_arrival(id, &handed, arrival.label, judged)?);
         }
         if adopted > 0 {
             self.notice(format!("{adopted} records were taken into your own"));
@@ -609,9 +627,15 @@ impl Engine {
     }
 
     /// True if the record was adopted.
-    fn verify_arrival(&mut self, id: GrantId, handed: &Handed, sealed_label: &[u8]) -> Result<bool, Failure> {
+    fn verify_arrival(
+        &mut self,
+        id: GrantId,
+        handed: &Handed,
+        sealed_label: Vec<u8>,
+        judged: Result<Verified<label::Label>, String>,
+    ) -> Result<bool, Failure> {
         let mut row = ReceivedRow::pending(handed, self.now);
-        match self.judge_label(id, handed, sealed_label) {
+        match judged.and_then(|label| self.within_scope(id, handed, label)) {
             Ok(label) => row.label = Some(label.bytes().to_vec().into()),
             Err(reason) => {
                 // Its place is kept, so that it is not fetched again, and nobody is shown it.
@@ -630,7 +654,7 @@ impl Engine {
         if row.quarantine.is_some() {
             return Ok(false);
         }
-        self.put_bytes(LABELS, id.as_bytes(), handed.record.as_bytes(), sealed_label.to_vec())?;
+        self.put_bytes(LABELS, id.as_bytes(), handed.record.as_bytes(), sealed_label)?;
         self.out.push(Effect::Arrived(id, handed.record));
         if let Some(got) = self.got.get_mut(&id) {
             got.run.received += 1;
@@ -643,31 +667,19 @@ impl Engine {
         }
     }
 
-    fn judge_label(
+    fn within_scope(
         &self,
         id: GrantId,
         handed: &Handed,
-        sealed: &[u8],
+        label: Verified<label::Label>,
     ) -> Result<Verified<label::Label>, String> {
-        if digest(sealed) != handed.label_hash {
-            return Err("its label is not the one that was handed over".into());
-        }
-        let opened = label::open_label(sealed, &handed.file_key).map_err(|error| error.to_string())?;
-        let author =
-            author_of(&opened.label, &opened.identity).ok_or("its author's signature cannot be traced")?;
-        if !opened.label.is_by(author) {
-            return Err("its author's signature cannot be traced".into());
-        }
         let got = self.got.get(&id).ok_or("its grant is unknown")?;
-        let in_scope = opened.label.subject == got.open.opened.subject
-            && got.open.scope.as_ref().is_some_and(|scope| scope.covers(&handed.record, &opened.label));
+        let in_scope = label.subject == got.open.opened.subject
+            && got.open.scope.as_ref().is_some_and(|scope| scope.covers(&handed.record, &label));
         if !in_scope && !wrong!(QuarantineIgnored) {
             return Err("it is outside the scope of its grant".into());
         }
-        if seal::payload_bytes(opened.label.bytes) != handed.bytes {
-            return Err("its length is not the one its label names".into());
-        }
-        Ok(opened.label)
+        Ok(label)
     }
 
     /// SPEC rule 11, without asking: a record about this party, written by its holder or another contact.
@@ -729,10 +741,14 @@ impl Engine {
             return Ok(());
         }
         let again = self.now + DENIED_FOR_MS;
+        if !self.got.get_mut(&id).is_some_and(|got| got.missing.list_ended(&peer)) {
+            return Ok(());
+        }
+        let others =
+            self.got.get(&id).is_some_and(|got| got.missing.is_asked(&peer) && *end == FetchEnd::Whole);
         if let Some(state) = self.peers.get_mut(&peer) {
-            if !state.outstanding.remove(&Duty::Fetch(id)) {
-                // The last word of an earlier connection.
-                return Ok(());
+            if !others {
+                state.outstanding.remove(&Duty::Fetch(id));
             }
             if *end == FetchEnd::Denied {
                 state.sessions.remove(&id);
@@ -746,6 +762,10 @@ impl Engine {
                     got.absent.insert(*record, handed);
                 }
                 got.run.refused += 1;
+            }
+            if *end != FetchEnd::Whole {
+                got.missing.release(&peer);
+                got.run.underway = 0;
             }
             match end {
                 FetchEnd::Whole => {}
@@ -818,18 +838,6 @@ impl Engine {
                 .next("Repeat `karte sync`: what has arrived is kept.")
         })
     }
-}
-
-/// The party whose identity entries name the device that signed the label.
-pub(crate) fn author_of(label: &Verified<label::Label>, identity: &[Vec<u8>]) -> Option<PartyId> {
-    let mut entries = identity.iter().map(|bytes| Signed::<Entry>::from_bytes(bytes.clone()).verify());
-    let genesis = entries.next()?.ok()?;
-    let mut log = PartyLog::start(genesis).ok()?;
-    for entry in entries {
-        log.add(entry.ok()?).ok()?;
-    }
-    let state = log.state();
-    state.has_device(&label.by().device).then(|| log.party())
 }
 
 /// A card's bytes, checked; used for Hello.

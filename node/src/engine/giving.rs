@@ -17,6 +17,7 @@ use karte_protocol::keys::Recipient;
 use karte_protocol::label::Label;
 use karte_protocol::limits::{SEGMENT_RECORDS_MAX, TEXT_BYTES_MAX};
 use karte_protocol::message::{Bytes, Response, SegmentAndKeys};
+use karte_protocol::rank::{Use, ranks};
 use karte_protocol::seal;
 use karte_protocol::shelf::{self, Chain, Handed, Segment, Shelf, ShelfHead};
 use karte_protocol::signed::{Signed, Verified};
@@ -428,11 +429,11 @@ impl Engine {
         if live.is_empty() {
             return Ok(());
         }
-        let mut handed: BTreeMap<GrantId, Vec<Handed>> = BTreeMap::new();
+        let mut handed: BTreeMap<GrantId, Vec<(Use, Handed)>> = BTreeMap::new();
         self.each_own(&mut |record, label, row| {
             for id in &live {
                 if self.given.get(id).is_some_and(|given| given.covers(&record, &label)) {
-                    handed.entry(*id).or_default().push(row.handed(record));
+                    handed.entry(*id).or_default().push((Use::of(&label), row.handed(record)));
                 }
             }
         })?;
@@ -457,7 +458,7 @@ impl Engine {
         let mut handed = Vec::new();
         self.each_own(&mut |record, label, row| {
             if given.covers(&record, &label) {
-                handed.push(row.handed(record));
+                handed.push((Use::of(&label), row.handed(record)));
             }
         })?;
         self.put_on_shelf(id, handed)
@@ -481,24 +482,28 @@ impl Engine {
             let handed = loaded
                 .iter()
                 .filter(|(record, label, _)| given.covers(record, label))
-                .map(|(record, _, row)| row.handed(*record))
+                .map(|(record, label, row)| (Use::of(label), row.handed(*record)))
                 .collect();
             self.put_on_shelf(id, handed)?;
         }
         Ok(())
     }
 
-    fn put_on_shelf(&mut self, id: GrantId, handed: Vec<Handed>) -> Result<(), Failure> {
+    /// In order of use, by rank and then as they came.
+    fn put_on_shelf(&mut self, id: GrantId, handed: Vec<(Use, Handed)>) -> Result<(), Failure> {
         // Rule 9: only denials are signed then. What waits goes on its shelves when the clock is right.
         if self.is_clock_behind() {
             return Ok(());
         }
-        let mut fresh = Vec::new();
-        for item in handed {
+        let (mut uses, mut fresh) = (Vec::new(), Vec::new());
+        for (of, item) in handed {
             if self.store.get(SHELVED, id.as_bytes(), item.record.as_bytes())?.is_none() {
+                uses.push(of);
                 fresh.push(item);
             }
         }
+        fresh.iter_mut().zip(ranks(&uses)).for_each(|(item, rank)| item.rank = rank);
+        fresh.sort_by_key(|item| item.rank);
         for part in fresh.chunks(SEGMENT_RECORDS_MAX) {
             self.put_segment(id, part)?;
         }

@@ -10,7 +10,7 @@ use super::rows::{
     CAME_BY, ChainRow, GOT, LABELS, LOST, OWN, OWN_SHELF, OwnRow, RECEIVED, ReceivedRow, SEGMENTS, SHELVED,
     TOP, shelf_of,
 };
-use super::{Effect, Engine, FetchEnd, Serving, decode_row};
+use super::{Arrival, Effect, Engine, Expected, FetchEnd, Serving, decode_row};
 use crate::failure::Failure;
 use karte_protocol::entry::Act;
 use karte_protocol::id::{DeviceId, EntryId, GrantId, ObjectId, PartyId, RecordId, digest};
@@ -290,7 +290,7 @@ impl Engine {
             let handed = row.handed(record);
             self.put_received(grant, record, &ReceivedRow::pending(&handed, self.now))?;
             if let Some(got) = self.got.get_mut(&grant) {
-                got.missing.insert(record, handed);
+                got.missing.insert(handed);
             }
         }
         Ok(())
@@ -380,15 +380,16 @@ impl Engine {
         let Some(lost) = self.recalls.get(&id).filter(|lost| !lost.is_empty()) else { return false };
         let handed: Vec<&Handed> = lost.values().take(WANTS_MAX).collect();
         let wants = handed.iter().map(|item| Want { record: item.record, from: 0, label: true }).collect();
-        let lengths = handed.iter().map(|item| item.bytes).collect();
-        self.out.push(Effect::Fetch(peer, Fetch { grant: id, accept, wants, back: !keep, keep }, lengths));
+        let expected = handed.iter().map(|item| Expected::of(item.bytes)).collect();
+        let fetch = Fetch { grant: id, accept, wants, back: !keep, keep, urgent: false };
+        self.out.push(Effect::Fetch(peer, fetch, expected));
         true
     }
 
     /// Own payloads are here again, verified against their names, each with its sealed label.
-    pub(super) fn came_back(&mut self, records: Vec<(RecordId, Vec<u8>)>) -> Result<(), Failure> {
+    pub(super) fn came_back(&mut self, records: Vec<Arrival>) -> Result<(), Failure> {
         let mut back = 0;
-        for (record, sealed) in records {
+        for Arrival { record, label: sealed, .. } in records {
             let Some(row) = self.own_row(&record)? else { continue };
             if digest(&sealed) != row.label_hash {
                 continue;

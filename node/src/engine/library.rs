@@ -15,6 +15,7 @@ use karte_protocol::id::{Digest, GrantId, PartyId, RecordId, digest};
 use karte_protocol::label::Label;
 use karte_protocol::limits::SEGMENT_RECORDS_MAX;
 use karte_protocol::message::{Bytes, SegmentAndKeys};
+use karte_protocol::rank::ORDINARY;
 use karte_protocol::seal::FileKey;
 use karte_protocol::shelf::{self, Handed, Segment, Shelf};
 use karte_protocol::signed::{Signed, Verified};
@@ -442,6 +443,7 @@ pub(super) fn seen_of(grant: GrantId, record: RecordId, row: &ReceivedRow) -> Op
         bytes: row.payload_bytes,
         file_key: FileKey::from_bytes(&row.file_key),
         label_hash: row.label_hash,
+        rank: ORDINARY,
     };
     Some(Seen { record, label, handed, grant: Some(grant) })
 }

@@ -39,6 +39,8 @@ mod getting;
 mod giving;
 mod heard;
 mod holdings;
+mod labels;
+mod lacking;
 mod library;
 mod peers;
 mod people;
@@ -71,6 +73,7 @@ use karte_protocol::keys::{Recipient, RecoverySeed};
 use karte_protocol::label::Label;
 use karte_protocol::message::{Fetch, Frame};
 use karte_protocol::seal::FileKey;
+use karte_protocol::shelf::Handed;
 use karte_protocol::signed::{By, Signed, Verified};
 use karte_protocol::time::UnixMs;
 use peers::{Peer, Redial};
@@ -83,8 +86,9 @@ use sync::SyncRun;
 
 pub use devices::{Joining, keep_joined};
 pub use export::{Export, Exported, Proof};
-pub(crate) use getting::author_of;
 pub use holdings::{Harm, Inventory};
+pub use labels::Arrival;
+pub(crate) use labels::{Authors, author_of, judge};
 pub use library::NewRecord;
 pub use peers::Duty;
 pub(crate) use recover::disputed;
@@ -144,8 +148,8 @@ pub enum Input {
     /// A stream that we serve ended.
     ServeEnded(StreamId),
     /// Payloads are here and durable, each with its sealed label.
-    Arrived(DeviceId, GrantId, Vec<(RecordId, Vec<u8>)>),
-    /// How far a fetch is, in payload bytes.
+    Arrived(DeviceId, GrantId, Vec<Arrival>),
+    /// How far the payload is that is being received under a grant, in bytes; 0 when it is whole.
     Receiving(DeviceId, GrantId, u64),
     /// A fetch ended; these records did not come.
     FetchEnded(DeviceId, GrantId, Vec<RecordId>, FetchEnd),
@@ -204,14 +208,14 @@ pub enum Effect {
     Request(DeviceId, Duty, Vec<u8>),
     /// Answer a peer.
     Reply(RequestId, Vec<u8>),
-    /// Send these frames' records on a stream.
-    Serve(StreamId, Vec<Serving>),
+    /// Send these records on a stream; `true`: other streams to the same device rest meanwhile.
+    Serve(StreamId, Vec<Serving>, bool),
     /// Send one frame and end the stream.
     Finish(StreamId, Frame),
     /// Go on, or not, with a stream.
     Go(StreamId, bool),
-    /// Fetch payloads and labels.
-    Fetch(DeviceId, Fetch, Vec<u64>),
+    /// Fetch payloads and labels; what to expect for each want.
+    Fetch(DeviceId, Fetch, Vec<Expected>),
     /// Stop fetching under a grant.
     StopFetch(GrantId),
     /// Delete payloads that nothing needs.
@@ -226,6 +230,27 @@ pub enum Effect {
     Stop,
     /// The store failed: nothing further may be promised.
     Fatal(Failure),
+}
+
+/// What a want-list's record must be.
+pub struct Expected {
+    /// Length of its payload.
+    pub bytes: u64,
+    /// What opens its label, if it may be opened here: then it is judged as it comes.
+    pub handed: Option<Handed>,
+}
+
+impl Expected {
+    /// A payload that is kept for others.
+    pub(crate) fn of(bytes: u64) -> Self {
+        Self { bytes, handed: None }
+    }
+}
+
+impl From<Handed> for Expected {
+    fn from(handed: Handed) -> Self {
+        Self { bytes: handed.bytes, handed: Some(handed) }
+    }
 }
 
 /// One record to serve on a stream.
@@ -368,6 +393,8 @@ pub struct Engine {
     policy: Policy,
     store: Box<dyn Store>,
     ring: Box<dyn Keyring>,
+    /// Whose labels were traced lately.
+    authors: Authors,
     chance: Box<dyn Chance + Send>,
     now: UnixMs,
     addresses: Vec<String>,
@@ -491,6 +518,7 @@ impl Engine {
             policy: parts.policy,
             store: parts.store,
             ring: parts.ring,
+            authors: Authors::default(),
             chance: parts.chance,
             now,
             addresses: vec![],

@@ -10,6 +10,7 @@ use karte_protocol::id::{DeviceId, Digest, GrantId, ObjectId, PartyId, RecordId,
 use karte_protocol::keys::Recipient;
 use karte_protocol::message::{Answer, Bytes};
 use karte_protocol::own::INVITE_SECRET_BYTES;
+use karte_protocol::rank::ORDINARY;
 use karte_protocol::recovery::Approval;
 use karte_protocol::seal::{FILE_KEY_BYTES, FileKey};
 use karte_protocol::shelf::Handed;
@@ -93,9 +94,9 @@ pub(super) const TABLE_MAX: u8 = 35;
 
 /// Where the version of the rows is kept, in [`META`].
 pub(super) const VERSION_ROW: &[u8] = b"version of rows";
-/// The version of the rows. 2: recovery keys. To be raised when a row changes so that an older karte would misread or
+/// The version of the rows. 2: recovery keys; 3: ranks. To be raised when a row changes so that an older karte would misread or
 /// refuse it as damage. A folder without the row is of version 1.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// In [`DEVICES`]: [`AddressRow`], by the device's own Hello.
 pub(super) const DEVICE_ADDRESSES: &[u8] = b"addresses";
@@ -257,6 +258,9 @@ pub(super) struct ReceivedRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<String>,
     pub at_ms: UnixMs,
+    /// Order of use, while it is not here. Absent: ordinary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<u8>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -457,6 +461,7 @@ impl OwnRow {
             bytes: self.payload_bytes,
             file_key: FileKey::from_bytes(&self.file_key),
             label_hash: self.label_hash,
+            rank: ORDINARY,
         }
     }
 }
@@ -470,6 +475,7 @@ impl ReceivedRow {
             label: None,
             quarantine: None,
             at_ms,
+            rank: Some(handed.rank).filter(|rank| *rank != ORDINARY),
         }
     }
 
@@ -479,6 +485,7 @@ impl ReceivedRow {
             bytes: self.payload_bytes,
             file_key: FileKey::from_bytes(&self.file_key),
             label_hash: self.label_hash,
+            rank: self.rank.unwrap_or(ORDINARY),
         }
     }
 }

@@ -20,6 +20,8 @@ use std::collections::BTreeSet;
 
 /// Bytes of segments in one answer: the rest of a MiB is for the envelope.
 const SEGMENTS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 16 * 1024;
+/// Bytes of segments that go with news. 256 KiB: one full segment with its keys; more is worth a question.
+const NEWS_BYTES_MAX: usize = 256 * 1024;
 /// Releases of one connection in one minute. 60: a person syncs less, a program needs no more.
 const RELEASES_A_MINUTE_MAX: u32 = 60;
 
@@ -211,6 +213,25 @@ impl Engine {
         row.map(|row| Ok((row.len(), decode_row(&row)?))).transpose()
     }
 
+    /// What a shelf grew by since its reader was told, if that is little enough to go with the word of it.
+    pub(super) fn news_segments(&self, grant: GrantId, from: u64) -> Result<Vec<SegmentAndKeys>, Failure> {
+        let mut segments = Vec::new();
+        let mut bytes = 0;
+        for seq in from..self.segments_served(&grant) {
+            let found = match self.given.contains_key(&grant) {
+                true => self.given_segment(grant, seq)?,
+                false => self.kept_segment(grant.as_bytes(), seq)?,
+            };
+            let Some((row_bytes, both)) = found else { break };
+            bytes += row_bytes;
+            if bytes > NEWS_BYTES_MAX {
+                break;
+            }
+            segments.push(both);
+        }
+        Ok(segments)
+    }
+
     /// As many segments as fit into an answer.
     fn segments_from(&self, from: u64, segment: ReadSegment<'_>) -> Result<Response, Failure> {
         let mut segments = Vec::new();
@@ -255,7 +276,7 @@ impl Engine {
             items.push(self.serving_of(fetch.grant, want)?);
         }
         self.streams.insert(stream, (peer, fetch.grant));
-        self.out.push(Effect::Serve(stream, items));
+        self.out.push(Effect::Serve(stream, items, fetch.urgent));
         Ok(())
     }
 
@@ -277,7 +298,7 @@ impl Engine {
         match items {
             Some(items) => {
                 self.streams.insert(stream, (peer, fetch.grant));
-                self.out.push(Effect::Serve(stream, items));
+                self.out.push(Effect::Serve(stream, items, fetch.urgent));
             }
             None => self.out.push(Effect::Finish(stream, Frame::Denied)),
         }

@@ -175,7 +175,7 @@ impl Engine {
         let Some(got) = self.got.get(&id) else { return };
         let holder = got.row.holder;
         let done = got.run.bytes + got.run.underway;
-        let total = got.run.bytes + got.missing.values().map(|handed| handed.bytes).sum::<u64>();
+        let total = got.run.bytes + got.missing.bytes();
         let tickets: Vec<Ticket> =
             self.syncs.iter().filter(|run| run.parties.contains_key(&holder)).map(|run| run.ticket).collect();
         for ticket in tickets {

@@ -3,6 +3,7 @@
 //! A group is acknowledged only when its payloads and its rows are durable. Interrupted at any point, what was
 //! acknowledged stays, and the same import run again adds the rest.
 
+use super::outlines::{ALONE_BYTES_MAX, hash_of_file};
 use super::{Node, Out};
 use crate::command::{Event, HowToRead};
 use crate::engine::{Answer, Input, Known, NewRecord, Wanted, author_of, source_key};
@@ -10,12 +11,13 @@ use crate::failure::Failure;
 use crate::import::{self, Body, CsvMap, Facts, Finding, Format, SchemaId, WearableOptions};
 use karte_protocol::id::{Digest, PartyId, RecordId, digest};
 use karte_protocol::label::{Code, Effective, Group, Label, seal_label};
-use karte_protocol::seal::{Sealed, seal};
+use karte_protocol::limits::SLICE_BYTES_MAX;
+use karte_protocol::rank::ORDINARY;
+use karte_protocol::seal::{Sealed, seal, seal_large};
 use karte_protocol::shelf::Handed;
 use karte_protocol::signed::{Signed, Verified};
 use serde_json::json;
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use tokio::sync::mpsc;
@@ -305,15 +307,7 @@ impl<'a> Bringing<'a> {
 
     fn seal_one(&self, one: &Hashed, known: &Known) -> Result<NewRecord, Failure> {
         let finding = &one.finding;
-        let mut writer = self.node.shared.blobs.create()?;
-        let sealed = match &finding.bytes {
-            Body::Memory(bytes) => seal(bytes.as_slice(), &mut writer)?,
-            Body::File(path, _) => seal(std::fs::File::open(path).map_err(not_read)?, &mut writer)?,
-        };
-        let stored = RecordId::from(writer.finish()?);
-        if stored != sealed.record {
-            return Err(Failure::failed("the disk kept other bytes than were written"));
-        }
+        let sealed = self.seal_payload(&finding.bytes)?;
         let shared = &self.node.shared;
         if let (Some(label), Some(proof)) = (&one.proven, &finding.facts.proof) {
             let sealed_label = seal_label(label, &proof.identity, &sealed.file_key)?;
@@ -341,6 +335,27 @@ impl<'a> Bringing<'a> {
         Ok(new_record(sealed, label, sealed_label, source, replaced_by))
     }
 
+    fn seal_payload(&self, body: &Body) -> Result<Sealed, Failure> {
+        let shared = &self.node.shared;
+        let mut writer = shared.blobs.create_unhashed()?;
+        let sealed = match body {
+            Body::Memory(bytes) => seal(bytes.as_slice(), &mut writer)?,
+            Body::File(path, bytes) => {
+                let file = std::fs::File::open(path).map_err(not_read)?;
+                if *bytes > ALONE_BYTES_MAX {
+                    seal_large(file, &mut writer)?
+                } else {
+                    seal(file, &mut writer)?
+                }
+            }
+        };
+        writer.finish_as(sealed.record.as_bytes())?;
+        if sealed.payload_bytes > SLICE_BYTES_MAX {
+            shared.outlines.keep(sealed.outline.clone());
+        }
+        Ok(sealed)
+    }
+
     fn put_out(&self, event: Event) {
         // A client that went away is seen by `is_closed`.
         let _ = self.out.blocking_send(Out::Event(event));
@@ -359,6 +374,7 @@ fn new_record(
         bytes: sealed.payload_bytes,
         file_key: sealed.file_key,
         label_hash: digest(&sealed_label),
+        rank: ORDINARY,
     };
     NewRecord { handed, label, sealed_label, source, replaced_by }
 }
@@ -418,17 +434,7 @@ fn length_of(body: &Body) -> u64 {
 fn hash_of(body: &Body) -> std::io::Result<Digest> {
     match body {
         Body::Memory(bytes) => Ok(digest(bytes)),
-        Body::File(path, _) => {
-            let mut file = std::fs::File::open(path)?;
-            let mut hasher = blake3::Hasher::new();
-            let mut buffer = vec![0; 64 * 1024];
-            loop {
-                match file.read(&mut buffer)? {
-                    0 => return Ok(hasher.finalize().into()),
-                    read => drop(hasher.update(buffer.get(..read).unwrap_or_default())),
-                }
-            }
-        }
+        Body::File(path, _) => hash_of_file(path),
     }
 }
 

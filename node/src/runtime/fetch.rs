@@ -1,285 +1,271 @@
-//! The reading side of a payload stream: every slice is verified before it is written, and what is whole is
-//! durable before the engine hears of it.
+//! The reading side of payload streams: every slice is verified before it is written, and what is whole is durable before
+//! the engine hears of it.
 //!
 //! ```text
-//! stream ─> task ─(8 frames)─> thread: verify, write ─(1,024 records)─> thread: sync, tell the engine
+//! want-lists ─> task ─> stream
+//!               task <─ stream ─(8 frames)─> thread: verify, write ─(1,024 records)─> thread: judge and sync, tell the engine
 //! ```
-//! The network never waits for the disk, nor a write for a sync: whatever became whole during one sync is the next group.
+//! One download for a device and a grant: its lists go out one behind the other on one stream, which stays open a while
+//! for the next. The network never waits for the disk, nor a write for a sync: what became whole during one sync is the
+//! next group.
 
-use super::Node;
 use super::buffers::Buffers;
-use crate::engine::{FetchEnd, Input};
-use crate::network::{FrameStream, NetError};
-use crate::store::{Blobs, Partial};
-use karte_protocol::bao::verify_slice;
+use super::intake::{Done, Intake, List, prepare};
+use super::{Node, lock};
+use crate::engine::{Arrival, Authors, Expected, FetchEnd, Input, judge};
+use crate::network::{FrameReceiver, FrameSender};
 use karte_protocol::id::{DeviceId, GrantId, RecordId};
-use karte_protocol::limits::SLICE_BYTES_MAX;
-use karte_protocol::message::{Fetch, Frame, Want};
-use std::collections::HashMap;
-use std::sync::Arc;
+use karte_protocol::message::{Fetch, Frame};
+use std::collections::VecDeque;
 use std::sync::mpsc as threads;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 /// How long the other side may be silent while we wait for frames. 60 s.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long a stream stays open without a list. 5 s: a record made now comes without opening another.
+const IDLE_MAX: Duration = Duration::from_secs(5);
+/// Want-lists that may wait for their turn. 8: the engine has at most four under way.
+const LISTS_MAX: usize = 8;
 /// Frames between network and disk. 8: some 8 MiB.
 const QUEUE_MAX: usize = 8;
 /// Records that may wait for their sync, and most of one group. 1,024: a want-list. Their payloads are on the disk's side
 /// already; only labels wait in memory.
 const GROUP_MAX: usize = 1_024;
 
+/// Which download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Of {
+    pub(super) peer: DeviceId,
+    pub(super) grant: GrantId,
+    /// What is urgent has a stream of its own.
+    pub(super) urgent: bool,
+}
+
+/// One that runs.
+pub(super) struct Download {
+    lists: mpsc::Sender<Asked>,
+    task: AbortHandle,
+}
+
+/// A want-list, and what to expect for each want.
+type Asked = (Fetch, Vec<Expected>);
+
 /// What came on the stream.
-enum Arrival {
+pub(super) enum Frames {
+    /// The next ones answer this list.
+    List(List),
     Frame(Frame),
-    Slice { record: RecordId, offset: u64, slice: Vec<u8> },
+    Slice {
+        record: RecordId,
+        offset: u64,
+        slice: Vec<u8>,
+    },
+    /// The first list of those that are open was answered.
+    Ended(FetchEnd),
 }
 
-/// A record that is whole: its payload is written, and not yet synced.
-type Whole = (RecordId, Vec<u8>);
+impl Download {
+    pub(super) fn abort(&self) {
+        self.task.abort();
+    }
+}
 
-pub(super) async fn fetch(node: Node, peer: DeviceId, fetch: Fetch, lengths: Vec<u64>) {
-    let grant = fetch.grant;
-    let (arrived, arrivals) = mpsc::channel(QUEUE_MAX);
-    let (whole, wholes) = threads::sync_channel(GROUP_MAX);
+/// Fetches; what comes of it is told to the engine.
+pub(super) fn begin(node: &Node, peer: DeviceId, fetch: Fetch, expected: Vec<Expected>) {
+    let of = Of { peer, grant: fetch.grant, urgent: fetch.urgent };
+    let mut downloads = lock(&node.shared.downloads);
+    let mut asked = (fetch, expected);
+    if let Some(running) = downloads.get(&of) {
+        match running.lists.try_send(asked) {
+            Ok(()) => return,
+            // It is ending just now: its successor takes the list.
+            Err(refused) => asked = refused.into_inner(),
+        }
+    }
+    let (lists, queue) = mpsc::channel(LISTS_MAX);
+    // There is room in a new queue.
+    let _ = lists.try_send(asked);
+    let task = tokio::spawn(download(node.clone(), of, queue)).abort_handle();
+    downloads.insert(of, Download { lists, task });
+}
+
+async fn download(node: Node, of: Of, mut lists: mpsc::Receiver<Asked>) {
+    let (frames, arriving) = mpsc::channel(QUEUE_MAX);
+    let (done, doing) = threads::sync_channel(GROUP_MAX);
     let buffers = Buffers::default();
-    let intake = Intake::new(node.clone(), peer, &fetch, lengths, (whole, buffers.clone()));
-    let wants = intake.wants(&fetch.wants);
+    let intake = Intake::new(node.clone(), of, done, buffers.clone());
+    drop(tokio::task::spawn_blocking(move || intake.run(arriving)));
     let syncing = node.clone();
-    let syncer = tokio::task::spawn_blocking(move || sync_groups(&syncing, peer, grant, &wholes));
-    let writer = tokio::task::spawn_blocking(move || intake.run(arrivals));
-    let end = read_frames(&node, peer, Fetch { wants, ..fetch }, arrived, &buffers).await;
-    let (missing, written) = writer.await.unwrap_or_else(|_| (vec![], Err("writing ended badly".into())));
-    // What is whole stays, also when the rest broke off.
-    let synced = syncer.await.unwrap_or_else(|_| Err("syncing ended badly".into()));
-    let written = written.and(synced);
-    let (end, missing) = match (end, written) {
-        (FetchEnd::Whole, Ok(())) => (FetchEnd::Whole, missing),
-        // What did not come before the break is not missing there.
-        (end, Ok(())) => (end, vec![]),
-        (_, Err(reason)) => (FetchEnd::Broken(reason), vec![]),
-    };
-    super::lock(&node.shared.fetches).remove(&grant);
-    node.send(Input::FetchEnded(peer, grant, missing, end)).await;
-}
-
-async fn read_frames(
-    node: &Node,
-    peer: DeviceId,
-    fetch: Fetch,
-    arrived: mpsc::Sender<Arrival>,
-    buffers: &Buffers,
-) -> FetchEnd {
-    match try_read_frames(node, peer, &fetch, arrived, buffers).await {
-        Ok(end) => end,
-        Err(reason) => FetchEnd::Broken(reason),
+    drop(tokio::task::spawn_blocking(move || sync_groups(&syncing, of, &doing)));
+    let run = Run { node: &node, of, frames, buffers, open: VecDeque::new() };
+    let broken = run.answer_all(&mut lists).await.err();
+    // Lists that came too late for this stream.
+    lists.close();
+    while let Ok((fetch, _)) = lists.try_recv() {
+        let reason = broken.clone().unwrap_or_else(|| "the stream was closing".to_owned());
+        tracing::debug!(wants = fetch.wants.len(), reason, "a want-list came too late");
+        node.send(Input::FetchEnded(of.peer, of.grant, vec![], FetchEnd::Broken(reason))).await;
     }
 }
 
-async fn try_read_frames(
-    node: &Node,
-    peer: DeviceId,
-    fetch: &Fetch,
-    arrived: mpsc::Sender<Arrival>,
-    buffers: &Buffers,
-) -> Result<FetchEnd, String> {
-    let network = node.shared.network.as_ref().ok_or("this command runs without a network")?;
-    let mut stream = network.open_stream(*peer.as_bytes()).await.map_err(|error| error.to_string())?;
-    let list = fetch.to_bytes().map_err(|error| error.to_string())?;
-    stream.send(&list).await.map_err(|error| error.to_string())?;
-    loop {
-        let frame = next_frame(&mut stream).await?;
-        let arrival = match Frame::from_bytes(&frame).map_err(|error| error.to_string())? {
-            Frame::End => {
-                // All is here; how the other side hears of the end is not worth waiting for.
-                drop(tokio::spawn(async move { stream.close().await }));
-                return Ok(FetchEnd::Whole);
-            }
-            Frame::Denied => return Ok(FetchEnd::Denied),
-            Frame::Slice { record, offset } => {
-                stream.recycle(buffers.take());
-                Arrival::Slice { record, offset, slice: next_frame(&mut stream).await? }
-            }
-            frame => Arrival::Frame(frame),
-        };
-        arrived.send(arrival).await.map_err(|_| "writing stopped".to_owned())?;
-    }
-}
-
-async fn next_frame(stream: &mut FrameStream) -> Result<Vec<u8>, String> {
-    let frame = tokio::time::timeout(SILENCE_MAX, stream.recv()).await;
-    let frame = frame.map_err(|_| "the other side fell silent".to_owned())?;
-    let frame = frame.map_err(|error: NetError| error.to_string())?;
-    frame.ok_or_else(|| "the other side closed the stream".to_owned())
-}
-
-/// Makes durable what became whole, all that waits at a time, and tells the engine of it.
-fn sync_groups(
-    node: &Node,
-    peer: DeviceId,
-    grant: GrantId,
-    wholes: &threads::Receiver<Whole>,
-) -> Result<(), String> {
-    while let Ok(first) = wholes.recv() {
-        let group: Vec<Whole> = std::iter::once(first).chain(wholes.try_iter().take(GROUP_MAX - 1)).collect();
-        node.shared.blobs.sync().map_err(|error| error.to_string())?;
-        let told = Input::Arrived(peer, grant, group);
-        node.shared.inbox.blocking_send(told).map_err(|_| "the node stopped".to_owned())?;
-    }
-    Ok(())
-}
-
-/// What came of a want-list so far.
-struct Intake {
-    node: Node,
-    blobs: Arc<dyn Blobs>,
-    peer: DeviceId,
-    grant: GrantId,
-    open: HashMap<RecordId, Incoming>,
-    whole: threads::SyncSender<Whole>,
-    received: u64,
-    missing: Vec<RecordId>,
+/// The task's side of a download.
+struct Run<'a> {
+    node: &'a Node,
+    of: Of,
+    frames: mpsc::Sender<Frames>,
     buffers: Buffers,
-    /// Payload bytes of the slice that was verified last.
-    plain: Vec<u8>,
+    /// Records of the lists that are sent and not answered.
+    open: VecDeque<usize>,
 }
 
-struct Incoming {
-    bytes: u64,
-    label: Option<Vec<u8>>,
-    partial: Option<Box<dyn Partial>>,
-    /// The payload is on the disk.
-    here: bool,
-}
-
-impl Intake {
-    fn new(
-        node: Node,
-        peer: DeviceId,
-        fetch: &Fetch,
-        lengths: Vec<u64>,
-        (whole, buffers): (threads::SyncSender<Whole>, Buffers),
-    ) -> Self {
-        let blobs = node.shared.blobs.clone();
-        let open = fetch
-            .wants
-            .iter()
-            .zip(lengths)
-            .map(|(want, bytes)| {
-                let here = matches!(blobs.len(want.record.as_bytes()), Ok(Some(found)) if found == bytes);
-                let partial =
-                    if here || bytes <= SLICE_BYTES_MAX { None } else { resume(blobs.as_ref(), want.record) };
-                (want.record, Incoming { bytes, label: None, partial, here })
-            })
-            .collect();
-        Self {
-            node,
-            blobs,
-            peer,
-            grant: fetch.grant,
-            open,
-            whole,
-            received: 0,
-            missing: vec![],
-            buffers,
-            plain: vec![],
+impl Run<'_> {
+    /// Until nothing was wanted for a while, or the stream broke. Lists that were begun then end as broken.
+    async fn answer_all(mut self, lists: &mut mpsc::Receiver<Asked>) -> Result<(), String> {
+        let result = self.try_answer_all(lists).await;
+        if let Err(reason) = &result {
+            for _ in std::mem::take(&mut self.open) {
+                // A writer that stopped has told so of its lists.
+                let _ = self.frames.send(Frames::Ended(FetchEnd::Broken(reason.clone()))).await;
+            }
         }
+        result
     }
 
-    /// The want-list with what is here already taken off.
-    fn wants(&self, wants: &[Want]) -> Vec<Want> {
-        wants
-            .iter()
-            .map(|want| {
-                let from = match self.open.get(&want.record) {
-                    Some(incoming) if incoming.here => incoming.bytes,
-                    Some(Incoming { partial: Some(partial), .. }) => partial.len_bytes(),
-                    _ => 0,
-                };
-                Want { from, ..want.clone() }
-            })
-            .collect()
-    }
-
-    fn run(mut self, mut arrivals: mpsc::Receiver<Arrival>) -> (Vec<RecordId>, Result<(), String>) {
-        while let Some(arrival) = arrivals.blocking_recv() {
-            let taken = match arrival {
-                Arrival::Frame(frame) => self.take(frame),
-                Arrival::Slice { record, offset, slice } => {
-                    let written = self.write(record, offset, &slice);
-                    self.buffers.give_back(slice);
-                    written.and_then(|()| self.finish(record))
+    async fn try_answer_all(&mut self, lists: &mut mpsc::Receiver<Asked>) -> Result<(), String> {
+        let Some(first) = lists.recv().await else { return Ok(()) };
+        let first = self.take(first).await?;
+        let network = self.node.shared.network.as_ref().ok_or("this command runs without a network")?;
+        let stream =
+            network.open_stream(*self.of.peer.as_bytes()).await.map_err(|error| error.to_string())?;
+        let (mut sender, mut receiver) = stream.split();
+        send(&mut sender, &first).await?;
+        loop {
+            let patience = if self.open.is_empty() { IDLE_MAX } else { SILENCE_MAX };
+            tokio::select! {
+                list = lists.recv() => match list {
+                    Some(list) => {
+                        let fetch = self.take(list).await?;
+                        send(&mut sender, &fetch).await?;
+                    }
+                    None => break,
+                },
+                // Dropped when a list comes, which loses nothing.
+                frame = receiver.recv() => {
+                    let frame = frame.map_err(|error| error.to_string())?;
+                    self.arrived(frame.ok_or("the other side closed the stream")?, &mut receiver).await?;
                 }
+                () = tokio::time::sleep(patience) => match self.open.is_empty() {
+                    true => break,
+                    false => return Err("the other side fell silent".into()),
+                },
+            }
+        }
+        // How the other side hears of the end is not worth waiting for.
+        drop(tokio::spawn(async move { sender.close().await }));
+        Ok(())
+    }
+
+    /// Hands a list to the writer; the want-list without what is here already.
+    async fn take(&mut self, (fetch, expected): Asked) -> Result<Fetch, String> {
+        let blobs = self.node.shared.blobs.clone();
+        let count = fetch.wants.len();
+        let prepared = tokio::task::spawn_blocking(move || prepare(blobs.as_ref(), fetch, expected)).await;
+        let (fetch, list) = prepared.map_err(|_| "a want-list was not made".to_owned())?;
+        // It counts as begun only once the writer has it.
+        match self.frames.send(Frames::List(list)).await {
+            Ok(()) => self.open.push_back(count),
+            Err(_) => {
+                let broken = FetchEnd::Broken("writing stopped".into());
+                self.node.send(Input::FetchEnded(self.of.peer, self.of.grant, vec![], broken)).await;
+                return Err("writing stopped".into());
+            }
+        }
+        Ok(fetch)
+    }
+
+    async fn arrived(&mut self, frame: Vec<u8>, receiver: &mut FrameReceiver) -> Result<(), String> {
+        let frames = match Frame::from_bytes(&frame).map_err(|error| error.to_string())? {
+            Frame::Slice { record, offset } => {
+                receiver.recycle(self.buffers.take());
+                let slice = tokio::time::timeout(SILENCE_MAX, receiver.recv()).await;
+                let slice =
+                    slice.map_err(|_| "the other side fell silent")?.map_err(|error| error.to_string())?;
+                Frames::Slice { record, offset, slice: slice.ok_or("the other side closed the stream")? }
+            }
+            Frame::End => {
+                self.open.pop_front().ok_or("an end came of nothing")?;
+                Frames::Ended(FetchEnd::Whole)
+            }
+            Frame::Denied => {
+                self.open.pop_front().ok_or("a no came to nothing")?;
+                self.pass_on(Frames::Ended(FetchEnd::Denied)).await?;
+                // The other side closes the stream behind it.
+                return Err("it was denied".into());
+            }
+            frame => Frames::Frame(frame),
+        };
+        self.pass_on(frames).await
+    }
+
+    async fn pass_on(&self, frames: Frames) -> Result<(), String> {
+        self.frames.send(frames).await.map_err(|_| "writing stopped".to_owned())
+    }
+}
+
+async fn send(sender: &mut FrameSender, fetch: &Fetch) -> Result<(), String> {
+    let list = fetch.to_bytes().map_err(|error| error.to_string())?;
+    sender.send(&list).await.map_err(|error| error.to_string())
+}
+
+/// Makes durable what became whole, all that waits at a time, judges its labels meanwhile, and tells the engine.
+fn sync_groups(node: &Node, of: Of, doing: &threads::Receiver<Done>) {
+    let mut authors = Authors::default();
+    while let Ok(first) = doing.recv() {
+        let mut group = Vec::new();
+        let mut ended = None;
+        for done in std::iter::once(first).chain(doing.try_iter()) {
+            match done {
+                Done::Whole(arrival, handed) => group.push((arrival, handed)),
+                Done::Ended(missing, end) => ended = Some((missing, end)),
+            }
+            if ended.is_some() || group.len() >= GROUP_MAX {
+                break;
+            }
+        }
+        let synced = if group.is_empty() { Ok(()) } else { sync(node, &mut group, &mut authors) };
+        let arrivals: Vec<Arrival> = group.into_iter().map(|(arrival, _)| arrival).collect();
+        let mut told = Vec::new();
+        let synced = synced.map_err(|error| error.to_string());
+        if synced.is_ok() && !arrivals.is_empty() {
+            told.push(Input::Arrived(of.peer, of.grant, arrivals));
+        }
+        told.extend(ended.map(|(missing, end)| {
+            let end = match &synced {
+                Ok(()) => end,
+                Err(reason) => FetchEnd::Broken(reason.clone()),
             };
-            if let Err(reason) = taken {
-                return (self.missing, Err(reason));
-            }
+            Input::FetchEnded(of.peer, of.grant, missing, end)
+        }));
+        if told.into_iter().any(|input| node.shared.inbox.blocking_send(input).is_err()) {
+            // The node stopped.
+            return;
         }
-        // Asked for, the end was said, and it did not come.
-        self.missing.extend(self.open.keys());
-        (self.missing, Ok(()))
-    }
-
-    fn take(&mut self, frame: Frame) -> Result<(), String> {
-        match frame {
-            Frame::Label { record, label } => {
-                if let Some(incoming) = self.open.get_mut(&record) {
-                    incoming.label = Some(label.into_vec());
-                }
-                self.finish(record)
-            }
-            Frame::Missing { record } => {
-                if self.open.remove(&record).is_some() {
-                    self.missing.push(record);
-                }
-                Ok(())
-            }
-            // The task that reads takes these apart.
-            Frame::Slice { .. } | Frame::End | Frame::Denied => Ok(()),
-        }
-    }
-
-    fn write(&mut self, record: RecordId, offset: u64, slice: &[u8]) -> Result<(), String> {
-        let incoming = self.open.get_mut(&record).ok_or("a record came that was not asked for")?;
-        verify_slice(record, incoming.bytes, offset, slice, &mut self.plain)
-            .map_err(|error| error.to_string())?;
-        self.received += self.plain.len() as u64;
-        if incoming.bytes <= SLICE_BYTES_MAX {
-            self.blobs.put(record.as_bytes(), &self.plain).map_err(|error| error.to_string())?;
-            incoming.here = true;
-            return Ok(());
-        }
-        let partial = incoming.partial.as_mut().ok_or("this payload is being received already")?;
-        partial.write_at(offset, &self.plain).map_err(|error| error.to_string())?;
-        if partial.len_bytes() == incoming.bytes
-            && let Some(partial) = incoming.partial.take()
-        {
-            partial.complete_verified(incoming.bytes).map_err(|error| error.to_string())?;
-            incoming.here = true;
-        }
-        let told = Input::Receiving(self.peer, self.grant, self.received);
-        // A node that ends needs no progress.
-        let _ = self.node.shared.inbox.blocking_send(told);
-        Ok(())
-    }
-
-    /// Payload and label are here: on to the next sync.
-    fn finish(&mut self, record: RecordId) -> Result<(), String> {
-        let ready = self.open.get(&record).is_some_and(|incoming| incoming.here && incoming.label.is_some());
-        if ready && let Some(incoming) = self.open.remove(&record) {
-            let whole = (record, incoming.label.unwrap_or_default());
-            self.whole.send(whole).map_err(|_| "syncing stopped".to_owned())?;
-        }
-        Ok(())
     }
 }
 
-/// What an earlier, broken fetch left: whole MiBs of it are used, anything else is begun anew.
-fn resume(blobs: &dyn Blobs, record: RecordId) -> Option<Box<dyn Partial>> {
-    let partial = blobs.partial(record.as_bytes()).ok()?;
-    if partial.len_bytes().is_multiple_of(SLICE_BYTES_MAX) {
-        return Some(partial);
-    }
-    partial.discard().ok()?;
-    blobs.partial(record.as_bytes()).ok()
+/// While the disk works, so does this thread.
+fn sync(
+    node: &Node,
+    group: &mut [(Arrival, Option<karte_protocol::shelf::Handed>)],
+    authors: &mut Authors,
+) -> Result<(), crate::store::StoreError> {
+    std::thread::scope(|scope| {
+        let syncing = scope.spawn(|| node.shared.blobs.sync());
+        for (arrival, handed) in group {
+            arrival.judged = handed.as_ref().map(|handed| judge(handed, &arrival.label, authors));
+        }
+        syncing.join().unwrap_or(Err(crate::store::StoreError::Poisoned))
+    })
 }

@@ -15,9 +15,11 @@ mod care;
 mod chart;
 mod export;
 mod fetch;
+mod intake;
 mod join;
 mod opened;
 mod outlines;
+mod rush;
 mod serve;
 mod show;
 mod write;
@@ -29,7 +31,7 @@ use crate::failure::{Failure, Kind};
 use crate::keystore::Keys;
 use crate::network::{Multiaddr, NetEvent, Network, Reply};
 use crate::store::{Blobs, StoreError};
-use karte_protocol::id::{DeviceId, GrantId, PartyId};
+use karte_protocol::id::{DeviceId, PartyId};
 use karte_protocol::signed::By;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -37,7 +39,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 /// Inputs that may wait for the engine. 1,024: some milliseconds of its work; whoever sends more waits.
@@ -106,7 +107,8 @@ struct Shared {
     /// With when they were asked for.
     replies: Mutex<HashMap<RequestId, (Reply, Instant)>>,
     streams: Mutex<HashMap<StreamId, mpsc::Sender<serve::Order>>>,
-    fetches: Mutex<HashMap<GrantId, AbortHandle>>,
+    downloads: Mutex<HashMap<fetch::Of, fetch::Download>>,
+    rush: rush::Rush,
     notices: broadcast::Sender<String>,
     arrivals: broadcast::Sender<arrivals::Arrival>,
     end: watch::Sender<Option<Result<(), Failure>>>,
@@ -153,7 +155,8 @@ impl Running {
             waiting: Mutex::default(),
             replies: Mutex::default(),
             streams: Mutex::default(),
-            fetches: Mutex::default(),
+            downloads: Mutex::default(),
+            rush: rush::Rush::default(),
             notices,
             arrivals,
             end,
@@ -182,7 +185,7 @@ impl Running {
             // An aborted task ends with an error that says so; it has nothing else to say.
             let _ = task.await;
         }
-        lock(&self.node.shared.fetches).drain().for_each(|(_, fetch)| fetch.abort());
+        lock(&self.node.shared.downloads).drain().for_each(|(_, download)| download.abort());
         lock(&self.node.shared.streams).clear();
         let inbox = self.node.shared.inbox.clone();
         drop(inbox.send(Input::Command(0, Box::new(Command::Stop))).await);
@@ -453,14 +456,17 @@ impl Node {
                     send_reply(reply, asked, body);
                 }
             }
-            Effect::Serve(stream, items) => self.order(stream, serve::Order::Serve(items)),
+            Effect::Serve(stream, items, urgent) => self.order(stream, serve::Order::Serve(items, urgent)),
             Effect::Finish(stream, frame) => self.order(stream, serve::Order::Finish(frame)),
             Effect::Go(stream, go) => self.order(stream, serve::Order::Go(go)),
-            Effect::Fetch(peer, fetch, lengths) => self.spawn_fetch(peer, fetch, lengths),
+            Effect::Fetch(peer, fetch, expected) => fetch::begin(self, peer, fetch, expected),
             Effect::StopFetch(grant) => {
-                if let Some(fetch) = lock(&self.shared.fetches).remove(&grant) {
-                    fetch.abort();
-                }
+                lock(&self.shared.downloads).retain(|of, download| {
+                    if of.grant == grant {
+                        download.abort();
+                    }
+                    of.grant != grant
+                });
             }
             Effect::Drop(records) => {
                 let blobs = self.shared.blobs.clone();
@@ -568,12 +574,6 @@ impl Node {
             }
         }
         Err(reason)
-    }
-
-    fn spawn_fetch(&self, peer: DeviceId, fetch: karte_protocol::message::Fetch, lengths: Vec<u64>) {
-        let grant = fetch.grant;
-        let task = tokio::spawn(fetch::fetch(self.clone(), peer, fetch, lengths));
-        lock(&self.shared.fetches).insert(grant, task.abort_handle());
     }
 
     async fn tell_listeners(&self) {

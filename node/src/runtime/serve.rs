@@ -5,6 +5,7 @@
 
 use super::buffers::Buffers;
 use super::outlines::read_piece;
+use super::rush::Share;
 use super::{Node, lock};
 use crate::engine::{Input, Serving, StreamId};
 use crate::network::{FrameReceiver, FrameSender, FrameStream, NetError};
@@ -28,7 +29,8 @@ const AHEAD_MAX: usize = 2;
 
 /// What the engine orders for a stream.
 pub(super) enum Order {
-    Serve(Vec<Serving>),
+    /// `true`: other streams to the same device rest meanwhile.
+    Serve(Vec<Serving>, bool),
     Finish(Frame),
     Go(bool),
 }
@@ -57,8 +59,9 @@ async fn serve_lists(
         let Some(list) = list? else { break };
         node.send(Input::FetchAsked(peer, id, list)).await;
         match orders.recv().await {
-            Some(Order::Serve(items)) => {
-                if !send_items(node, id, orders, sender, items).await? {
+            Some(Order::Serve(items, urgent)) => {
+                let rush = node.shared.rush.join(peer, urgent);
+                if !send_items(node, id, orders, sender, items, &rush).await? {
                     send(sender, &Frame::Denied).await?;
                     break;
                 }
@@ -84,6 +87,7 @@ async fn send_items(
     orders: &mut mpsc::Receiver<Order>,
     sender: &mut FrameSender,
     items: Vec<Serving>,
+    rush: &Share<'_>,
 ) -> Result<bool, NetError> {
     let (made, mut batches) = mpsc::channel(AHEAD_MAX);
     let buffers = Buffers::default();
@@ -92,6 +96,7 @@ async fn send_items(
     // Ends by itself when nobody takes its batches any more.
     drop(tokio::task::spawn_blocking(move || work.run(&made)));
     while let Some(batch) = batches.recv().await {
+        rush.my_turn().await;
         node.send(Input::MayServe(id)).await;
         if !send_while_allowed(orders, sender, &batch).await? {
             return Ok(false);

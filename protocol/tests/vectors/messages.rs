@@ -50,7 +50,7 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
         ("accept", Request::Accept { accept: bytes("a signed Accept") }),
         ("release", Request::Release { release: bytes("a signed Release") }),
         ("segments", Request::Segments { grant, from: 2 }),
-        ("news", Request::News { grant, head: bytes("a signed ShelfHead") }),
+        ("news", Request::News { grant, head: bytes("a signed ShelfHead"), segments: vec![] }),
         ("ask", Request::Ask { request: bytes("a signed AccessRequest") }),
         (
             "answer_approved",
@@ -124,6 +124,7 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
         wants: vec![Want { record: record("one"), from: 1 << 20, label: true }],
         back: false,
         keep: false,
+        urgent: false,
     };
     let back = Fetch { back: true, ..fetch.clone() }.to_bytes().expect("encodes");
     let keep = Fetch { keep: true, ..fetch.clone() }.to_bytes().expect("encodes");

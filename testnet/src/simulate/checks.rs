@@ -273,7 +273,7 @@ impl World {
                         self.replies(at, *peer, request, body);
                     }
                 }
-                Effect::Serve(stream, items) => {
+                Effect::Serve(stream, items, _) => {
                     if let Some((of, Some((peer, fetch)))) = &heard.stream
                         && of == stream
                     {

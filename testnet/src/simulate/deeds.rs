@@ -17,6 +17,7 @@ use karte_protocol::keys::SealingKey;
 use karte_protocol::label::{Code, Effective, Label, seal_label};
 use karte_protocol::limits::LEASE_MS_MAX;
 use karte_protocol::message::{Hello, Request};
+use karte_protocol::rank::ORDINARY;
 use karte_protocol::seal::{open_checked, seal};
 use karte_protocol::shelf::Handed;
 use karte_protocol::signed::{By, Signed, Verified};
@@ -134,6 +135,7 @@ impl World {
             bytes: sealed.payload_bytes,
             file_key: sealed.file_key,
             label_hash: digest(&sealed_label),
+            rank: ORDINARY,
         };
         let plain = (sealed.plaintext_bytes, sealed.plaintext_hash);
         self.records.push(Written { id, subject, vital, text, payload, plain });

@@ -526,8 +526,11 @@ impl World {
             Effect::Dial { party, addresses, .. } => self.dial(at, party, &addresses),
             Effect::Request(peer, duty, body) => self.request(at, peer, duty, body),
             Effect::Reply(id, body) => self.reply(at, id, body),
-            Effect::Fetch(peer, fetch, lengths) => self.fetch(at, peer, &fetch, &lengths),
-            Effect::Serve(stream, items) => {
+            Effect::Fetch(peer, fetch, expected) => {
+                let lengths: Vec<u64> = expected.iter().map(|expected| expected.bytes).collect();
+                self.fetch(at, peer, &fetch, &lengths);
+            }
+            Effect::Serve(stream, items, _) => {
                 if let Some(running) = self.streams.get_mut(&stream) {
                     running.items = items.into();
                     self.after(SECOND_MS, Event::Next(stream));
@@ -555,7 +558,11 @@ impl World {
                 }
             }
             Effect::Fatal(failure) => self.breaks("fatal", format!("{} ends: {failure}", NAMES[at])),
-            Effect::Signs(..) | Effect::Notice(_) | Effect::Arrived(..) | Effect::Progress { .. } | Effect::Stop => {}
+            Effect::Signs(..)
+            | Effect::Notice(_)
+            | Effect::Arrived(..)
+            | Effect::Progress { .. }
+            | Effect::Stop => {}
         }
     }
 
@@ -635,7 +642,7 @@ impl World {
             Some(label) => {
                 self.nodes[reader].blobs.insert(item.record);
                 let device = self.nodes[server].device();
-                let arrived = Input::Arrived(device, grant, vec![(item.record, label)]);
+                let arrived = Input::Arrived(device, grant, vec![(item.record, label).into()]);
                 let delay = self.delay(server, reader).unwrap_or(SECOND_MS).min(MINUTE_MS);
                 self.after(delay, Event::Feed(reader, Some(conn), Box::new(arrived)));
                 self.after(delay + 1, Event::Next(id));

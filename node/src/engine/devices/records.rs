@@ -1,22 +1,20 @@
 //! Own records that another device of the party has: their keys come with its chain of the own shelf, payload and
 //! label on a stream.
 
-use super::super::author_of;
 use super::super::peers::Duty;
 use super::super::rows::{
     DEVICE_SHELF, DEVICES, KNOWN, LABELS, OWN, OwnRow, PENDING, REPLACED, ReceivedRow, SEGMENTS, SOURCES,
     TOP, own_shelf_of,
 };
-use super::super::{Effect, Engine, FetchEnd, Serving, source_key};
+use super::super::{Arrival, Effect, Engine, Expected, FetchEnd, Serving, source_key};
 use super::Place;
 use crate::failure::Failure;
 use crate::store::Batch;
 use karte_protocol::encoding;
-use karte_protocol::id::{DeviceId, GrantId, ObjectId, PartyId, RecordId, digest};
-use karte_protocol::label::{self, Label};
+use karte_protocol::id::{DeviceId, GrantId, ObjectId, PartyId, RecordId};
+use karte_protocol::label::Label;
 use karte_protocol::limits::WANTS_MAX;
 use karte_protocol::message::{Fetch, SegmentAndKeys, Want};
-use karte_protocol::seal;
 use karte_protocol::shelf::{self, Handed, Segment, Shelf};
 use karte_protocol::signed::{Signed, Verified};
 use std::collections::BTreeSet;
@@ -107,9 +105,10 @@ impl Engine {
         let due = |item: &&Handed| absent.is_none_or(|absent| !absent.contains(&item.record));
         let handed: Vec<&Handed> = self.own.missing.values().filter(due).take(WANTS_MAX).collect();
         let wants = handed.iter().map(|item| Want { record: item.record, from: 0, label: true }).collect();
-        let lengths = handed.iter().map(|item| item.bytes).collect();
+        let expected = handed.into_iter().cloned().map(Expected::from).collect();
         let (grant, accept) = (self.own_fetch(), ObjectId::from(*self.me.party.as_bytes()));
-        self.out.push(Effect::Fetch(peer, Fetch { grant, accept, wants, back: false, keep: false }, lengths));
+        let fetch = Fetch { grant, accept, wants, back: false, keep: false, urgent: false };
+        self.out.push(Effect::Fetch(peer, fetch, expected));
         true
     }
 
@@ -122,17 +121,18 @@ impl Engine {
     pub(in super::super) fn own_arrived(
         &mut self,
         peer: DeviceId,
-        records: Vec<(RecordId, Vec<u8>)>,
+        records: Vec<Arrival>,
     ) -> Result<(), Failure> {
         let mut fresh = Vec::new();
-        for (record, sealed) in records {
+        for mut arrival in records {
+            let record = arrival.record;
             let Some(handed) = self.own.missing.get(&record).cloned() else {
                 self.drop_if_unneeded(vec![record])?;
                 continue;
             };
-            match judged(&handed, &sealed) {
+            match arrival.judge(&handed, &mut self.authors) {
                 Ok(label) => {
-                    self.keep_own_record(&handed, &label, sealed)?;
+                    self.keep_own_record(&handed, &label, arrival.label)?;
                     self.own.missing.remove(&record);
                     self.delete(DEVICES, PENDING, record.as_bytes())?;
                     fresh.push(record);
@@ -236,20 +236,4 @@ impl Engine {
         }
         Ok(Some(items))
     }
-}
-
-fn judged(handed: &Handed, sealed: &[u8]) -> Result<Verified<Label>, &'static str> {
-    if digest(sealed) != handed.label_hash {
-        return Err("its label is not the one that was handed over");
-    }
-    let opened = label::open_label(sealed, &handed.file_key).map_err(|_| "its label does not open")?;
-    let author =
-        author_of(&opened.label, &opened.identity).ok_or("its author's signature cannot be traced")?;
-    if !opened.label.is_by(author) {
-        return Err("its author's signature cannot be traced");
-    }
-    if seal::payload_bytes(opened.label.bytes) != handed.bytes {
-        return Err("its length is not the one its label names");
-    }
-    Ok(opened.label)
 }

@@ -119,11 +119,12 @@ impl Engine {
             Request::Accept { accept } => Ok(done_if(self.take_accept(from, &accept)?)),
             Request::Release { release } => self.release(peer, from, &release),
             Request::Segments { grant, from } => self.segments(peer, grant, from),
-            Request::News { grant, head } => {
+            Request::News { grant, head, segments } => {
                 if let Some(state) = self.peers.get_mut(&peer) {
                     state.denied.remove(&grant);
                 }
                 self.take_head(peer, grant, &head)?;
+                self.take_news(peer, grant, &segments)?;
                 Ok(Response::Done)
             }
             Request::Ask { request } => Ok(done_if(self.take_ask(from, &request)?)),

@@ -26,7 +26,9 @@ impl Engine {
             };
             let waits = state.paused.get(&duty).is_some_and(|until| self.now < *until);
             let crowded = state.outstanding.len() >= OUTSTANDING_MAX && duty != Duty::Entries;
-            if !waits && !crowded && !state.outstanding.contains(&duty) {
+            // A second list may follow the first: whether it may, `Lacking` knows.
+            let under_way = state.outstanding.contains(&duty) && !matches!(duty, Duty::Fetch(_));
+            if !waits && !crowded && !under_way {
                 self.perform(peer, duty)?;
             }
         }
@@ -207,10 +209,10 @@ impl Engine {
         let Some((_, head)) = self.head_to_serve(grant)? else {
             return Ok(None);
         };
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.told.insert(grant, head.chains.iter().map(|chain| chain.segments).sum());
-        }
-        Ok(Some(Request::News { grant, head: head.bytes().to_vec().into() }))
+        let told = head.chains.iter().map(|chain| chain.segments).sum();
+        let from = self.peers.get_mut(&peer).and_then(|state| state.told.insert(grant, told)).unwrap_or(told);
+        let segments = self.news_segments(grant, from)?;
+        Ok(Some(Request::News { grant, head: head.bytes().to_vec().into(), segments }))
     }
 
     fn receipts_request(&mut self, peer: DeviceId) -> Result<Option<Request>, Failure> {

@@ -266,6 +266,7 @@ impl Engine {
             return;
         };
         self.streams.retain(|_, (device, _)| *device != peer);
+        self.got.values_mut().for_each(|got| got.missing.forget(&peer));
         let Some(party) = state.party.or(state.knocking).or_else(|| self.party_of(&peer)) else { return };
         self.redial.insert(party, Redial::default());
         if self.greeted_device(party).is_none() {

@@ -7,7 +7,7 @@ use super::super::peers::Duty;
 use super::super::rows::{
     ENTRIES, KEPT_FOR, KEPT_RECORDS, KEPT_SEGMENTS, KEPT_SHELVED, KeptRecordRow, KeptRow,
 };
-use super::super::{Effect, Engine, FetchEnd, Held};
+use super::super::{Arrival, Effect, Engine, Expected, FetchEnd, Held};
 use super::{Errand, KeptShelf};
 use crate::failure::Failure;
 use crate::store::Batch;
@@ -278,10 +278,10 @@ impl Engine {
             kept.missing.iter().take(WANTS_MAX).map(|(record, (bytes, _))| (record, *bytes)).collect();
         let wants =
             listed.iter().map(|(record, _)| Want { record: **record, from: 0, label: true }).collect();
-        let lengths = listed.iter().map(|(_, bytes)| *bytes).collect();
+        let expected = listed.iter().map(|(_, bytes)| Expected::of(*bytes)).collect();
         let accept = ObjectId::from(*entry.as_bytes());
-        let fetch = Fetch { grant: entry.into(), accept, wants, back: false, keep: true };
-        self.out.push(Effect::Fetch(peer, fetch, lengths));
+        let fetch = Fetch { grant: entry.into(), accept, wants, back: false, keep: true, urgent: false };
+        self.out.push(Effect::Fetch(peer, fetch, expected));
         if let Some(state) = self.peers.get_mut(&peer) {
             state.outstanding.insert(Duty::Steward(Errand::Pull(holder)));
         }
@@ -298,9 +298,9 @@ impl Engine {
     pub(in super::super) fn kept_arrived(
         &mut self,
         holder: PartyId,
-        records: Vec<(RecordId, Vec<u8>)>,
+        records: Vec<Arrival>,
     ) -> Result<(), Failure> {
-        for (record, label) in records {
+        for Arrival { record, label, .. } in records {
             let listed =
                 self.steward.keeping.get(&holder).and_then(|kept| kept.missing.get(&record)).copied();
             let Some((bytes, label_hash)) = listed.filter(|(_, hash)| digest(&label) == *hash) else {

@@ -16,8 +16,8 @@ use super::files::Files;
 use super::incoming::{DiskPartial, Incoming};
 use super::packs::Packs;
 use super::{
-    BlobId, BlobStats, BlobWriter, Blobs, Check, Checked, Failed, Limits, Partial, ReadSeek, Reclaimed, lock,
-    remove,
+    BlobId, BlobStats, BlobWriter, Blobs, Check, Checked, Failed, Limits, Partial, ReadSeek, Reclaimed,
+    UnhashedWriter, lock, remove,
 };
 use crate::store::{StoreError, files, io_error};
 
@@ -67,9 +67,11 @@ impl DiskBlobs {
 
 impl Blobs for DiskBlobs {
     fn create(&self) -> Result<Box<dyn BlobWriter>, StoreError> {
-        self.0.check_alive()?;
-        let hasher = blake3::Hasher::new();
-        Ok(Box::new(DiskWriter { folder: Arc::clone(&self.0), held: Vec::new(), spilled: None, hasher }))
+        Ok(Box::new(HashingWriter { writer: self.0.writer()?, hasher: blake3::Hasher::new() }))
+    }
+
+    fn create_unhashed(&self) -> Result<Box<dyn UnhashedWriter>, StoreError> {
+        Ok(Box::new(self.0.writer()?))
     }
 
     fn put(&self, id: &BlobId, bytes: &[u8]) -> Result<(), StoreError> {
@@ -181,6 +183,11 @@ impl Blobs for DiskBlobs {
 }
 
 impl Folder {
+    fn writer(self: &Arc<Self>) -> Result<DiskWriter, StoreError> {
+        self.check_alive()?;
+        Ok(DiskWriter { folder: Arc::clone(self), held: Vec::new(), spilled: None })
+    }
+
     pub(super) fn check_alive(&self) -> Result<(), StoreError> {
         if self.poisoned.load(Ordering::SeqCst) { Err(StoreError::Poisoned) } else { Ok(()) }
     }
@@ -308,6 +315,11 @@ struct DiskWriter {
     folder: Arc<Folder>,
     held: Vec<u8>,
     spilled: Option<Spilled>,
+}
+
+/// The same, hashed as it is written.
+struct HashingWriter {
+    writer: DiskWriter,
     hasher: blake3::Hasher,
 }
 
@@ -354,10 +366,30 @@ impl Write for DiskWriter {
         if self.spilled.is_none() && !self.folder.is_packed((self.held.len() + bytes.len()) as u64) {
             self.spill()?;
         }
-        let written = match &mut self.spilled {
-            Some(spilled) => spilled.write(bytes).map(|()| bytes.len())?,
-            None => self.held.write(bytes)?,
-        };
+        match &mut self.spilled {
+            Some(spilled) => spilled.write(bytes).map(|()| bytes.len()),
+            None => self.held.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl UnhashedWriter for DiskWriter {
+    fn finish_as(mut self: Box<Self>, id: &BlobId) -> Result<(), StoreError> {
+        self.folder.check_alive()?;
+        match self.spilled.take() {
+            Some(spilled) => spilled.stage(&self.folder, *id),
+            None => self.folder.pack(*id, &self.held),
+        }
+    }
+}
+
+impl Write for HashingWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.writer.write(bytes)?;
         self.hasher.update(bytes.get(..written).unwrap_or_default());
         Ok(written)
     }
@@ -367,14 +399,10 @@ impl Write for DiskWriter {
     }
 }
 
-impl BlobWriter for DiskWriter {
-    fn finish(mut self: Box<Self>) -> Result<BlobId, StoreError> {
-        self.folder.check_alive()?;
+impl BlobWriter for HashingWriter {
+    fn finish(self: Box<Self>) -> Result<BlobId, StoreError> {
         let id = self.hasher.finalize().into();
-        match self.spilled.take() {
-            Some(spilled) => spilled.stage(&self.folder, id)?,
-            None => self.folder.pack(id, &self.held)?,
-        }
+        Box::new(self.writer).finish_as(&id)?;
         Ok(id)
     }
 }

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 use super::{
-    BlobId, BlobStats, BlobWriter, Blobs, Check, Checked, Partial, ReadSeek, Reclaimed, expect_at,
-    expect_hash, lock,
+    BlobId, BlobStats, BlobWriter, Blobs, Check, Checked, Partial, ReadSeek, Reclaimed, UnhashedWriter,
+    expect_at, expect_hash, lock,
 };
 use crate::store::StoreError;
 
@@ -44,6 +44,10 @@ impl MemoryBlobs {
 
 impl Blobs for MemoryBlobs {
     fn create(&self) -> Result<Box<dyn BlobWriter>, StoreError> {
+        Ok(Box::new(MemoryWriter { blobs: self.clone(), bytes: Vec::new() }))
+    }
+
+    fn create_unhashed(&self) -> Result<Box<dyn UnhashedWriter>, StoreError> {
         Ok(Box::new(MemoryWriter { blobs: self.clone(), bytes: Vec::new() }))
     }
 
@@ -142,6 +146,13 @@ impl BlobWriter for MemoryWriter {
         let id = blake3::hash(&self.bytes).into();
         self.blobs.stage(id, &self.bytes);
         Ok(id)
+    }
+}
+
+impl UnhashedWriter for MemoryWriter {
+    fn finish_as(self: Box<Self>, id: &BlobId) -> Result<(), StoreError> {
+        self.blobs.stage(*id, &self.bytes);
+        Ok(())
     }
 }
 

@@ -49,6 +49,9 @@ pub trait Blobs: Send + Sync {
     /// Begins a new payload. Dropped before `finish`, it leaves nothing.
     fn create(&self) -> Result<Box<dyn BlobWriter>, StoreError>;
 
+    /// As [`create`](Blobs::create), for who hashes what it writes.
+    fn create_unhashed(&self) -> Result<Box<dyn UnhashedWriter>, StoreError>;
+
     /// Keeps a payload whose bytes the caller has verified against its name, as if it had been written and finished.
     fn put(&self, id: &BlobId, bytes: &[u8]) -> Result<(), StoreError>;
 
@@ -97,6 +100,12 @@ pub trait BlobWriter: Write + Send {
     /// Makes it visible under its name, which is returned. Durable only after [`Blobs::sync`]. Bytes that are
     /// here and damaged are replaced.
     fn finish(self: Box<Self>) -> Result<BlobId, StoreError>;
+}
+
+/// A payload being written, which its writer hashes.
+pub trait UnhashedWriter: Write + Send {
+    /// As [`BlobWriter::finish`], under the hash of what was written.
+    fn finish_as(self: Box<Self>, id: &BlobId) -> Result<(), StoreError>;
 }
 
 /// A payload being received, from its start to its end; dropped, it can be resumed. After a crash its last
