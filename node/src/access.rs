@@ -9,7 +9,7 @@ use crate::control;
 use crate::engine::{self, Engine, Policy};
 use crate::failure::{Failure, Kind};
 use crate::keystore::{self, Keys, Keystore, KeystoreError, Lock};
-use crate::network::{self, Limits, NetConfig};
+use crate::network::{self, Limits, Multiaddr, NetConfig, NetError, ReachConfig, RelayFor};
 use crate::runtime::{Parts, Running};
 use crate::settings::{Accept, Settings};
 use crate::store::{Blobs, Disk, DiskBlobs, Gravity, Opened, Store, StoreError, StoreKey};
@@ -31,6 +31,8 @@ const WAIT_FOR_STORE: Duration = Duration::from_secs(10);
 /// How long a command without a daemon stays connected after its sync, so that the other side can answer what it
 /// was just given.
 const LINGER: Duration = Duration::from_millis(700);
+/// Relays of one node. 4: its card holds 8 addresses, and its own come first.
+const RELAYS_MAX: usize = 4;
 
 /// A node to be made.
 pub struct Init {
@@ -53,6 +55,10 @@ pub struct Init {
 pub struct Serve {
     /// Multiaddresses; those of the settings if empty.
     pub listen: Vec<String>,
+    /// Relays to keep a place at; those of the settings if empty.
+    pub via: Vec<String>,
+    /// Be a relay, even if the settings do not say so.
+    pub relay: bool,
 }
 
 /// Everything that is chosen when a node starts. Clock and faults are arguments, never environment.
@@ -61,6 +67,8 @@ pub struct Config {
     pub home: PathBuf,
     /// Where to listen; nowhere if empty.
     pub listen: Vec<String>,
+    /// How it is found beyond that.
+    pub reach: ReachConfig,
     /// Whether it has a network at all.
     pub network: bool,
     /// Whether it keeps sessions and connections by itself.
@@ -140,13 +148,40 @@ pub fn serve_by(
     ready: &mut dyn FnMut(Value),
 ) -> Result<(), Failure> {
     keystore::probe(home).map_err(|error| no_home(error, home))?;
-    let listen = match serve.listen {
-        listen if listen.is_empty() => Settings::load(home)?.network.listen,
-        listen => listen,
+    let mut settings = Settings::load(home)?;
+    settings.network.relay |= serve.relay;
+    let or = |given: Vec<String>, set: &[String]| if given.is_empty() { set.to_vec() } else { given };
+    let config = Config {
+        home: home.to_owned(),
+        listen: or(serve.listen, &settings.network.listen),
+        reach: reach(&settings, &or(serve.via, &settings.network.relays))?,
+        network: true,
+        live: true,
+        repair: false,
+        check: false,
     };
-    let config =
-        Config { home: home.to_owned(), listen, network: true, live: true, repair: false, check: false };
     tokio_runtime()?.block_on(crate::run(config, clock, unlock, ready))
+}
+
+/// How a daemon is found, by its settings and the relays that were chosen.
+fn reach(settings: &Settings, relays: &[String]) -> Result<ReachConfig, Failure> {
+    if relays.len() > RELAYS_MAX {
+        let got = relays.len();
+        return Err(Failure::usage(format!("expected at most {RELAYS_MAX} relays, got {got}"))
+            .next("Two are enough; each is somebody's machine, and sees who talks with whom."));
+    }
+    let relays = relays.iter().map(|text| relay(text)).collect::<Result<_, _>>()?;
+    Ok(ReachConfig { relays, relay_for: settings.network.relays_for(), mdns: settings.announces() })
+}
+
+fn relay(text: &str) -> Result<Multiaddr, Failure> {
+    let address: Option<Multiaddr> = text.parse().ok();
+    address.filter(network::is_relay).ok_or_else(|| {
+        Failure::usage(format!(
+            "expected a relay's address with its device, such as /ip4/203.0.113.7/tcp/443/p2p/12D3KooW…, got {text:?}"
+        ))
+        .next("`karte run --relay` prints it at the relay.")
+    })
 }
 
 /// Opens the store for one command; a daemon that starts meanwhile does it instead.
@@ -162,7 +197,8 @@ async fn run_alone(
     let calls = matches!(command, Command::Sync { .. } | Command::StoreRepair { .. });
     let repair = matches!(command, Command::StoreRepair { .. });
     let check = command == Command::StoreCheck;
-    let config = Config { home: home.to_owned(), listen: vec![], network: calls, live: false, repair, check };
+    let (home, listen, reach) = (home.to_owned(), vec![], ReachConfig::default());
+    let config = Config { home, listen, reach, network: calls, live: false, repair, check };
     let running = match start_or_find(&config, Arc::new(SystemClock), unlock).await? {
         Started::Daemon(stream) => return control::ask(stream, &command, sink).await,
         Started::Alone(running) => *running,
@@ -291,7 +327,7 @@ async fn start_or_find(config: &Config, clock: Arc<dyn Clock>, unlock: Unlock) -
         Opening { home: &config.home, keystore, keys, settings: &settings, live: config.live, outcome };
     let (engine, blobs) = open_engine(parts, (disk, opened), clock.as_ref())?;
     let network = match config.network {
-        true => Some(start_network(device, &config.listen)?),
+        true => Some(start_network(device, &config.listen, config.reach.clone())?),
         false => None,
     };
     let accept = [settings.accept.contacts, settings.accept.grants, settings.accept.adopt];
@@ -321,6 +357,7 @@ fn open_keystore(home: &Path, unlock: Unlock) -> Result<(Keystore, Keys), Failur
 pub(crate) fn start_network(
     key: zeroize::Zeroizing<[u8; 32]>,
     listen: &[String],
+    reach: ReachConfig,
 ) -> Result<(network::Network, tokio::sync::mpsc::Receiver<network::NetEvent>), Failure> {
     let mut addresses = Vec::new();
     for text in listen {
@@ -334,10 +371,12 @@ pub(crate) fn start_network(
         key,
         listen: addresses,
         agent: concat!("karte/", env!("CARGO_PKG_VERSION")).into(),
-        limits: Limits::default(),
+        limits: if reach.relay_for == RelayFor::Nobody { Limits::default() } else { Limits::of_relay() },
+        reach,
     };
-    network::start(config).map_err(|error| {
-        Failure::new(Kind::Failed, error.to_string())
+    network::start(config).map_err(|error| match error {
+        error @ NetError::NotRelay { .. } => Failure::usage(error.to_string()),
+        error => Failure::new(Kind::Failed, error.to_string())
             .next("Is another daemon on that port? `karte run --listen /ip4/0.0.0.0/udp/0/quic-v1` takes a free one.")
     })
 }

@@ -127,7 +127,7 @@ fn keys_of(
 
 fn ask(joining: &Joining, keys: &Keys) -> Result<Vec<u8>, Failure> {
     access::tokio_runtime()?.block_on(async {
-        let (network, events) = access::start_network(keys.device.expose_seed(), &[])?;
+        let (network, events) = access::start_network(keys.device.expose_seed(), &[], Default::default())?;
         let answer = tokio::select! {
             answer = runtime::ask_to_join(&network, joining, keys) => answer,
             () = access::interrupted() => Err(Failure::failed("interrupted").next("Repeat the command: it goes on where it stopped.")),

@@ -41,6 +41,8 @@ pub const HAS_WRONG_VARIANTS: bool = cfg!(feature = "variants");
 use access::{Config, Unlock};
 use clock::Clock;
 use failure::Failure;
+use network::RelayFor;
+use runtime::{Found, Running};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -59,11 +61,8 @@ pub async fn run(
     let mut notices = node.notices();
     let listener = control::bind(&config.home)?;
     let control = tokio::spawn(control::serve(listener, node.clone()));
-    ready(json!({
-        "party": running.party.to_string(),
-        "listening": node.listening_ready(config.listen.len()).await,
-        "control": control::path(&config.home).display().to_string(),
-    }));
+    let found = node.listening_ready(config.listen.len(), config.reach.relays.len()).await;
+    ready(told_of_start(&config, &running, found));
     let result = loop {
         tokio::select! {
             ended = node.ended() => break ended,
@@ -79,4 +78,22 @@ pub async fn run(
     // A socket that stays behind is taken for a dead daemon's and replaced.
     let _ = std::fs::remove_file(control::path(&config.home));
     result.and(running.stop().await)
+}
+
+/// What a daemon says when it is ready: where it listens and can be found, and as a relay what others give to `--via`.
+fn told_of_start(config: &Config, running: &Running, found: Found) -> Value {
+    let mut told = json!({
+        "party": running.party.to_string(),
+        "listening": found.listening,
+        "control": control::path(&config.home).display().to_string(),
+    });
+    if !config.reach.relays.is_empty() {
+        told["relayed"] = json!(found.relayed);
+    }
+    let is_relay = config.reach.relay_for != RelayFor::Nobody;
+    if let Some(peer) = network::peer_text(running.device.as_bytes()).filter(|_| is_relay) {
+        let relay = found.listening.iter().map(|address| format!("{address}/p2p/{peer}"));
+        told["relay"] = relay.collect::<Vec<_>>().into();
+    }
+    told
 }

@@ -1,6 +1,7 @@
 //! `config.toml`: how this node acts by itself. Written by `karte init`, read at every start, edited by hand.
 
 use crate::failure::Failure;
+use crate::network::RelayFor;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -42,15 +43,74 @@ pub struct Accept {
 pub struct Network {
     /// Multiaddresses.
     pub listen: Vec<String>,
+    /// Relays to keep a place at, so that contacts reach this node behind a NAT: addresses with `/p2p/DEVICE`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub relays: Vec<String>,
+    /// Whether this node is a relay for others.
+    #[serde(skip_serializing_if = "is_false")]
+    pub relay: bool,
+    /// For whom: `contacts` or `anyone`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub relay_for: RelayWhom,
+    /// Whether it announces itself on the local network; if not said, a patient does not, and others do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mdns: Option<bool>,
+}
+
+/// Whom a relay serves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RelayWhom {
+    /// The contacts of this node may reserve a place.
+    #[default]
+    Contacts,
+    /// Everybody may.
+    Anyone,
+}
+
+impl RelayWhom {
+    fn whom(self) -> RelayFor {
+        match self {
+            Self::Contacts => RelayFor::Contacts,
+            Self::Anyone => RelayFor::Anyone,
+        }
+    }
+}
+
+impl Network {
+    /// Whom this node relays for.
+    pub(crate) fn relays_for(&self) -> RelayFor {
+        if self.relay { self.relay_for.whom() } else { RelayFor::Nobody }
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn is_default(value: &RelayWhom) -> bool {
+    *value == RelayWhom::default()
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Self { listen: LISTEN.map(str::to_owned).to_vec() }
+        Self {
+            listen: LISTEN.map(str::to_owned).to_vec(),
+            relays: vec![],
+            relay: false,
+            relay_for: RelayWhom::default(),
+            mdns: None,
+        }
     }
 }
 
 impl Settings {
+    /// Whether it announces itself on the local network. What is announced is the device's key, by which everybody there
+    /// would know it again: a patient does not do so in a café unless told to; a clinic is where it says it is.
+    pub(crate) fn announces(&self) -> bool {
+        self.network.mdns.unwrap_or(self.kind != "patient")
+    }
+
     /// Reads them.
     pub fn load(home: &Path) -> Result<Self, Failure> {
         let path = home.join(FILE);

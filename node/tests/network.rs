@@ -2,101 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod nodes;
+
 use std::time::{Duration, Instant};
 
-use karte_node::network::{
-    DeviceKey, FrameStream, Limits, Multiaddr, NetConfig, NetError, NetEvent, Network, device_of, start,
-};
-use libp2p::identity::Keypair;
-use tokio::sync::mpsc;
+use karte_node::network::{Limits, Multiaddr, NetConfig, NetError, NetEvent, ReachConfig, start};
+use nodes::{MIB, Node, QUIC, TCP, device, node, node_with};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
-
-const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
-const TCP: &str = "/ip4/127.0.0.1/tcp/0";
-const SOON: Duration = Duration::from_secs(8);
-const MIB: usize = 1024 * 1024;
-
-struct Node {
-    network: Network,
-    events: mpsc::Receiver<NetEvent>,
-    device: DeviceKey,
-    addresses: Vec<Multiaddr>,
-}
-
-fn device(seed: u8) -> DeviceKey {
-    let key = Keypair::ed25519_from_bytes([seed; 32]).unwrap();
-    device_of(&key.public().to_peer_id()).unwrap()
-}
-
-async fn node_with(seed: u8, listen: &[&str], limits: Limits) -> Node {
-    let config = NetConfig {
-        key: Zeroizing::new([seed; 32]),
-        listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
-        agent: "karte-test/0".to_owned(),
-        limits,
-    };
-    let (network, mut events) = start(config).unwrap();
-    let mut addresses = Vec::new();
-    while addresses.len() < listen.len() {
-        match timeout(SOON, events.recv()).await.unwrap().unwrap() {
-            NetEvent::Listening(address) => addresses.push(address),
-            _ => panic!("a fresh node only tells its listeners"),
-        }
-    }
-    assert_eq!(network.listeners().await.len(), listen.len());
-    Node { network, events, device: device(seed), addresses }
-}
-
-async fn node(seed: u8, listen: &[&str]) -> Node {
-    node_with(seed, listen, Limits::default()).await
-}
-
-impl Node {
-    async fn next(&mut self) -> NetEvent {
-        timeout(SOON, self.events.recv()).await.expect("an event comes soon").expect("the network runs")
-    }
-
-    async fn expect_connected(&mut self, peer: &DeviceKey, called: bool) {
-        match self.next().await {
-            NetEvent::Connected { peer: came, dialled, .. } => assert_eq!((&came, dialled), (peer, called)),
-            _ => panic!("Connected comes before everything else"),
-        }
-    }
-
-    async fn expect_disconnected(&mut self, peer: &DeviceKey) {
-        match self.next().await {
-            NetEvent::Disconnected { peer: left } => assert_eq!(&left, peer),
-            _ => panic!("Disconnected was due"),
-        }
-    }
-
-    async fn expect_silence(&mut self) {
-        let event = timeout(Duration::from_millis(300), self.events.recv()).await;
-        assert!(event.is_err(), "nothing more was to be told");
-    }
-
-    async fn expect_stream(&mut self) -> FrameStream {
-        match self.next().await {
-            NetEvent::Stream { stream, .. } => stream,
-            _ => panic!("a stream was due"),
-        }
-    }
-
-    /// Answers every request with its body reversed; keeps streams and drops them.
-    fn echo(mut self) -> Network {
-        let network = self.network.clone();
-        tokio::spawn(async move {
-            while let Some(event) = self.events.recv().await {
-                if let NetEvent::Request { mut body, reply, .. } = event {
-                    body.reverse();
-                    let _ = reply.send(body);
-                }
-            }
-        });
-        network
-    }
-}
 
 /// Ada called Ben; both have told so.
 async fn ada_and_ben(listen: &str) -> (Node, Node) {
@@ -220,6 +133,7 @@ async fn errors_say_what_is_wrong() {
             listen: vec![address],
             agent: String::new(),
             limits: Limits::default(),
+            reach: ReachConfig::default(),
         };
         let taken = start(taken).err().expect("the port is taken");
         println!("{taken}");

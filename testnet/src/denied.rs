@@ -12,7 +12,7 @@ use karte_node::command::{Command, Event, Filter, NewGrant};
 use karte_node::engine;
 use karte_node::failure::Failure;
 use karte_node::keystore::Keys;
-use karte_node::network::{self, Limits, NetConfig, NetEvent, Network};
+use karte_node::network::{self, Limits, NetConfig, NetEvent, Network, ReachConfig};
 use karte_protocol::card::{self, Card};
 use karte_protocol::chance::Chance;
 use karte_protocol::consent::{Accept, Release, Status};
@@ -403,6 +403,7 @@ impl Reader {
             listen: vec![],
             agent: "karte-testnet".into(),
             limits: Limits::default(),
+            reach: ReachConfig::default(),
         };
         let (network, mut events) = network::start(config).map_err(io::Error::other)?;
         let done = Response::Done.to_bytes().map_err(io::Error::other)?;

@@ -507,6 +507,7 @@ impl World {
             Effect::Progress { .. }
             | Effect::Arrived(..)
             | Effect::Signs(..)
+            | Effect::Know(_)
             | Effect::Go(..)
             | Effect::StopFetch(_)
             | Effect::Stop => {}

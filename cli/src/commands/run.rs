@@ -12,11 +12,25 @@ use serde_json::Value;
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:\n  \
     karte run\n  \
-    karte run --listen /ip4/0.0.0.0/udp/4711/quic-v1 --listen /ip4/0.0.0.0/tcp/4711")]
+    karte run --listen /ip4/0.0.0.0/udp/4711/quic-v1 --listen /ip4/0.0.0.0/tcp/4711\n  \
+    karte run --relay --listen /ip4/0.0.0.0/tcp/443\n  \
+    karte run --via /ip4/203.0.113.7/tcp/443/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN")]
 pub(crate) struct Args {
     /// Listen here; may be given several times [default: the settings, which begin with UDP and TCP 4747]
     #[arg(long, value_name = "MULTIADDR")]
     listen: Vec<String>,
+    /// Keep a place at this relay, so that contacts reach this node behind a NAT; may be given several times
+    ///
+    /// The relay sees who talks with whom, when and how much, and nothing of what. It must know this node as a contact,
+    /// unless it serves anyone.
+    #[arg(long, value_name = "MULTIADDR")]
+    via: Vec<String>,
+    /// Be a relay for contacts who cannot be reached from outside
+    ///
+    /// They give the address that is printed to `--via`. For anyone: `relay_for = "anyone"` in config.toml. Listen on TCP
+    /// 443 too: firewalls of clinics often let out nothing else.
+    #[arg(long)]
+    relay: bool,
 }
 
 pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
@@ -27,7 +41,7 @@ pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
         let _ =
             if json { output::print_object(told).map_err(Error::from) } else { output::print(&line(&told)) };
     };
-    let serve = Serve { listen: args.listen };
+    let serve = Serve { listen: args.listen, via: args.via, relay: args.relay };
     Ok(access::serve(&session.home, serve, session.unlock(), &mut tell)?)
 }
 

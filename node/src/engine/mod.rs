@@ -124,6 +124,10 @@ pub enum Input {
     Records(Ticket, Vec<NewRecord>),
     /// Addresses this node can be reached at.
     Listening(Vec<String>),
+    /// A device of a contact, or an own one, announces these addresses on the local network; none: no longer.
+    Nearby(DeviceId, Vec<String>),
+    /// A connected device is at another address now: directly, and no longer over a relay.
+    Rerouted(DeviceId, String),
     /// A connection began.
     Connected {
         /// The device at its other end.
@@ -204,6 +208,8 @@ pub enum Effect {
         /// The same by device, as far as each has said itself where it is.
         at: BTreeMap<DeviceId, Vec<String>>,
     },
+    /// These devices are known from now on: contacts', own ones, and who is met for a steward's sake.
+    Know(Vec<DeviceId>),
     /// Ask a peer; its answer comes back with the duty.
     Request(DeviceId, Duty, Vec<u8>),
     /// Answer a peer.
@@ -413,6 +419,8 @@ pub struct Engine {
     /// Holders who have not confirmed all our receipts.
     owes_receipts: BTreeSet<PartyId>,
     redial: BTreeMap<PartyId, Redial>,
+    /// Who is near, and who the network was told to know.
+    near: peers::Near,
     /// For whom this node keeps, and which stewards it calls.
     steward: steward::Stewardship,
     /// Why nothing is signed, if so.
@@ -534,6 +542,7 @@ impl Engine {
             requests: requests::Requests::default(),
             owes_receipts: BTreeSet::new(),
             redial: BTreeMap::new(),
+            near: peers::Near::default(),
             steward: steward::Stewardship::default(),
             halt: None,
             recalls: BTreeMap::new(),
@@ -651,6 +660,8 @@ impl Engine {
                 self.answer(ticket, taken.map(Answer::Taken));
             }
             Input::Listening(addresses) => self.listening(addresses)?,
+            Input::Nearby(device, addresses) => self.nearby(device, addresses),
+            Input::Rerouted(peer, address) => self.rerouted(peer, address),
             Input::Connected { peer, address, dialled } => self.connected(peer, address, dialled)?,
             Input::Disconnected(peer) => self.disconnected(peer),
             Input::DialFailed(party, reason) => self.dial_failed(party, &reason),
@@ -796,6 +807,9 @@ impl Engine {
             self.addresses = addresses;
             let addresses = self.addresses.clone();
             self.put(rows::META, rows::TOP, b"addresses", &addresses)?;
+            // The signed word of where we are is the card: who is connected has it at once, the others are called.
+            self.card_changed();
+            self.hurry_all();
         }
         Ok(())
     }
@@ -804,6 +818,7 @@ impl Engine {
         self.end_expired()?;
         self.settle_all_kept()?;
         self.turn_to_stewards();
+        self.tell_known();
         self.renew()
     }
 

@@ -43,7 +43,7 @@ impl Engine {
         effects.extend(self.got.keys().map(|id| Effect::StopFetch(*id)));
         effects.push(Effect::StopFetch(self.own_fetch()));
         effects.extend(self.streams.keys().map(|stream| Effect::Go(*stream, false)));
-        let (addresses, redial) = (self.addresses, self.redial);
+        let (addresses, redial, near) = (self.addresses, self.redial, self.near);
         let peers =
             self.peers.into_iter().map(|(device, peer)| (device, peer.only_the_connection())).collect();
         let parts = Parts {
@@ -60,6 +60,7 @@ impl Engine {
         };
         let mut engine = Self::read(parts, now)?;
         (engine.addresses, engine.redial, engine.peers) = (addresses, redial, peers);
+        engine.near = near;
         // Statuses of others are judged anew wherever they count; the own one may name heads that were dropped.
         engine.latest.extend(self.latest.into_iter().filter(|(party, _)| *party != engine.me.party));
         engine.heard.take_over(self.heard);

@@ -5,6 +5,8 @@
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Instant;
 
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::core::transport::ListenerId;
@@ -12,39 +14,63 @@ use libp2p::identity::{Keypair, PublicKey};
 use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
+use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    Multiaddr, StreamProtocol, Swarm, SwarmBuilder, identify, noise, ping, quic, swarm, tcp, yamux,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, autonat, dcutr, identify, mdns, noise, ping,
+    quic, relay, swarm, tcp, yamux,
 };
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::codec::BodyCodec;
 use super::error::root_cause;
+use super::guard::Guard;
+use super::heed::Heed;
+use super::known::Known;
+use super::relay::{RelayFor, relay_config};
 use super::{Limits, NetConfig, NetError, payload};
 
 const CONTROL: StreamProtocol = StreamProtocol::new("/karte/control/1");
 const VERSION: &str = "karte/1";
 
-/// The protocols. `limits` stands first: what it denies never reaches the others.
+/// The protocols. `limits`, `guard` and `payload` stand first: what they deny never reaches the others.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     limits: connection_limits::Behaviour,
+    pub(crate) guard: Guard,
     pub(crate) payload: payload::Behaviour,
     pub(crate) control: request_response::Behaviour<BodyCodec>,
-    identify: identify::Behaviour,
+    identify: Heed<identify::Behaviour>,
     ping: ping::Behaviour,
+    /// Devices of the same local network; off unless the settings say otherwise.
+    mdns: Toggle<mdns::tokio::Behaviour>,
+    /// Calls over relays, and places at them.
+    relayed: relay::client::Behaviour,
+    /// This node as a relay.
+    relay: Toggle<relay::Behaviour>,
+    /// Asks relays whether an address of ours can be called.
+    reachable: autonat::v2::client::Behaviour,
+    /// Says so to others; a relay's part.
+    reaching: Toggle<Heed<autonat::v2::server::Behaviour>>,
+    /// Makes a direct connection of a relayed one.
+    punch: Heed<dcutr::Behaviour>,
 }
 
 /// The swarm, not yet listening.
-pub(crate) fn build_swarm(config: &NetConfig) -> Result<Swarm<Behaviour>, NetError> {
+pub(crate) fn build_swarm(config: &NetConfig, known: &Known) -> Result<Swarm<Behaviour>, NetError> {
     let limits = &config.limits;
+    let refused = |reason: String| NetError::Start { reason };
     let builder = SwarmBuilder::with_existing_identity(keypair(&config.key)?)
         .with_tokio()
         .with_tcp(tcp::Config::new().nodelay(true), noise::Config::new, || yamux_config(limits))
-        .map_err(|error| NetError::Start { reason: error.to_string() })?
+        .map_err(|error| refused(error.to_string()))?
         .with_quic_config(|quic| quic_config(quic, limits))
         .with_dns()
-        .map_err(|error| NetError::Start { reason: error.to_string() })?;
-    let Ok(builder) = builder.with_behaviour(|key| behaviour(key.public(), config));
+        .map_err(|error| refused(error.to_string()))?
+        .with_relay_client(noise::Config::new, || yamux_config(limits))
+        .map_err(|error| refused(error.to_string()))?
+        .with_behaviour(|key, relayed| Ok(behaviour(key.public(), relayed, config, known)?))
+        .map_err(|error| refused(error.to_string()))?;
     Ok(builder
         .with_swarm_config(|swarm| swarm_config(swarm, limits))
         .with_connection_timeout(limits.connect_timeout)
@@ -82,22 +108,47 @@ fn keypair(seed: &Zeroizing<[u8; 32]>) -> Result<Keypair, NetError> {
     Keypair::ed25519_from_bytes(copy.as_mut_slice()).map_err(|_| NetError::NotDevice)
 }
 
-fn behaviour(key: PublicKey, config: &NetConfig) -> Behaviour {
-    let limits = &config.limits;
-    Behaviour {
+fn behaviour(
+    key: PublicKey,
+    relayed: relay::client::Behaviour,
+    config: &NetConfig,
+    known: &Known,
+) -> io::Result<Behaviour> {
+    let (limits, me) = (&config.limits, key.to_peer_id());
+    let whom = config.reach.relay_for;
+    let relays = whom != RelayFor::Nobody;
+    let mdns = match config.reach.mdns {
+        true => Some(mdns::tokio::Behaviour::new(mdns::Config::default(), me)?),
+        false => None,
+    };
+    Ok(Behaviour {
         limits: connection_limits::Behaviour::new(connection_limits(limits)),
+        guard: Guard::new(limits, known.clone(), Instant::now()),
         payload: payload::Behaviour::new(limits.stream_open_timeout),
         control: control(limits),
-        identify: identify::Behaviour::new(identify_config(key, &config.agent)),
+        identify: Heed::new(identify::Behaviour::new(identify_config(key, &config.agent)), known.clone()),
         ping: ping::Behaviour::new(
             ping::Config::new().with_interval(limits.ping_interval).with_timeout(limits.ping_interval),
         ),
-    }
+        mdns: mdns.into(),
+        relayed,
+        relay: relays.then(|| relay_server(me, whom, known)).into(),
+        reachable: autonat::v2::client::Behaviour::default(),
+        reaching: relays.then(|| Heed::new(autonat::v2::server::Behaviour::default(), known.clone())).into(),
+        punch: Heed::new(dcutr::Behaviour::new(me), known.clone()),
+    })
+}
+
+/// A relay from the start: whether it can be reached is its operator's business, not a guess of others.
+fn relay_server(me: PeerId, whom: RelayFor, known: &Known) -> relay::Behaviour {
+    let mut relay = relay::Behaviour::new(me, relay_config(whom, known.clone()));
+    relay.set_status(Some(relay::Status::Enable));
+    relay
 }
 
 fn connection_limits(limits: &Limits) -> ConnectionLimits {
     ConnectionLimits::default()
-        .with_max_pending_incoming(Some(limits.connections_pending_max))
+        .with_max_pending_incoming(Some(limits.handshakes_in_max))
         .with_max_pending_outgoing(Some(limits.connections_pending_max))
         .with_max_established_incoming(Some(limits.connections_in_max))
         .with_max_established_outgoing(Some(limits.connections_out_max))
@@ -109,6 +160,8 @@ fn control(limits: &Limits) -> request_response::Behaviour<BodyCodec> {
     let codec = BodyCodec {
         request_bytes_max: limits.request_bytes_max,
         response_bytes_max: limits.response_bytes_max,
+        // A request that fits into no room would wait for ever.
+        room: Arc::new(Semaphore::new(limits.requests_bytes_max.max(limits.request_bytes_max) as usize)),
     };
     // Ours and the peer's requests share this bound, and either side may fill its half.
     let streams_max = limits.requests_in_flight_per_peer_max.saturating_mul(2);
@@ -118,7 +171,8 @@ fn control(limits: &Limits) -> request_response::Behaviour<BodyCodec> {
     request_response::Behaviour::with_codec(codec, [(CONTROL, ProtocolSupport::Full)], config)
 }
 
-/// Says the agent and the protocols; keeps our listen addresses to ourselves and remembers nobody's.
+/// Says the agent, the protocols, and to each peer where it is seen from here; keeps our listen addresses to ourselves
+/// (a card says them to contacts) and remembers nobody's.
 fn identify_config(key: PublicKey, agent: &str) -> identify::Config {
     identify::Config::new(VERSION.to_owned(), key)
         .with_agent_version(agent.to_owned())

@@ -36,6 +36,14 @@ pub enum NetError {
         /// In the words of the operating system.
         reason: String,
     },
+    /// No address of a relay.
+    #[error(
+        "expected a relay's address with its device, such as /ip4/192.0.2.9/tcp/443/p2p/12D3KooW…, got {address}"
+    )]
+    NotRelay {
+        /// The address.
+        address: Multiaddr,
+    },
     /// The network has shut down.
     #[error("the network has shut down")]
     Closed,

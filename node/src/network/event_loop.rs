@@ -3,8 +3,9 @@
 //! For: turning commands into swarm calls and swarm events into answers and `NetEvent`s. Local work first
 //! (replies, commands, telling), peers last. Not for: waiting on anyone; every branch returns at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -15,13 +16,22 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, ping};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::behaviour::{Behaviour, BehaviourEvent};
+use super::codec::Body;
 use super::device::device_of;
 use super::error::{dial_error, request_error, root_cause};
+use super::known::Known;
+use super::lines::{Lines, place_of};
 use super::outbox::Outbox;
 use super::payload::{Inbound, Open, Opened};
+use super::rate::Bucket;
+use super::reach::Reach;
 use super::{DeviceKey, FrameStream, Limits, NetError, NetEvent, Reply, stream};
+
+/// How often the loop looks after reservations and connections that are given up. 250 ms: seldom enough to cost nothing.
+const PULSE: Duration = Duration::from_millis(250);
 
 /// Where the result of a command goes.
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, NetError>>;
@@ -50,6 +60,14 @@ pub(crate) enum Command {
     Listeners {
         reply: oneshot::Sender<Vec<Multiaddr>>,
     },
+    /// Where others may find us, best first.
+    Addresses {
+        reply: oneshot::Sender<Vec<Multiaddr>>,
+    },
+    /// Who is known from now on.
+    Know {
+        devices: HashSet<PeerId>,
+    },
     Connected {
         reply: oneshot::Sender<Vec<(DeviceKey, Multiaddr)>>,
     },
@@ -60,12 +78,16 @@ pub(crate) enum Command {
 }
 
 pub(crate) struct EventLoop {
-    swarm: Swarm<Behaviour>,
+    pub(super) swarm: Swarm<Behaviour>,
     listeners: Vec<ListenerId>,
-    limits: Limits,
+    pub(super) limits: Limits,
     commands: mpsc::Receiver<Command>,
-    outbox: Outbox,
-    peers: HashMap<PeerId, Peer>,
+    pub(super) outbox: Outbox,
+    pub(super) peers: HashMap<PeerId, Peer>,
+    pub(super) known: Known,
+    /// Where we can be found, and who is near.
+    pub(super) reach: Reach,
+    pulse: Interval,
     /// Dials in progress; bounded by the pending connections.
     dials: HashMap<ConnectionId, Dial>,
     /// Our requests in flight; bounded by each peer's slots and ended by the request timeout.
@@ -75,9 +97,13 @@ pub(crate) struct EventLoop {
 }
 
 /// A peer with at least one connection.
-struct Peer {
-    device: DeviceKey,
-    connections: Vec<(ConnectionId, Multiaddr)>,
+pub(super) struct Peer {
+    pub(super) device: DeviceKey,
+    pub(super) lines: Lines,
+    /// How often it may still ask.
+    asks: Bucket,
+    /// Its requests that wait for our reply.
+    owed: usize,
     requests: Arc<Semaphore>,
     streams_in: Arc<Semaphore>,
     streams_out: Arc<Semaphore>,
@@ -95,18 +121,24 @@ struct Asked {
     _slot: OwnedSemaphorePermit,
 }
 
-/// A reply, or `None` if there will be none.
-type Owed = (ResponseChannel<Vec<u8>>, Option<Vec<u8>>);
+/// A reply to a peer, or `None` if there will be none.
+type Owed = (PeerId, ResponseChannel<Vec<u8>>, Option<Vec<u8>>);
 
 impl EventLoop {
     pub(crate) fn new(
         swarm: Swarm<Behaviour>,
         listeners: Vec<ListenerId>,
         limits: Limits,
+        (known, reach): (Known, Reach),
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<NetEvent>,
     ) -> Self {
+        let mut pulse = tokio::time::interval(PULSE);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
+            known,
+            reach,
+            pulse,
             swarm,
             listeners,
             limits,
@@ -131,6 +163,7 @@ impl EventLoop {
                     None => break None,
                 },
                 () = self.outbox.flush_one(), if self.outbox.is_waiting() => {}
+                _ = self.pulse.tick() => self.on_pulse(Instant::now()),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
             }
         };
@@ -167,7 +200,9 @@ impl EventLoop {
             Command::Request { peer, body, reply } => self.request(peer, body, reply),
             Command::Open { peer, reply } => self.open(peer, reply),
             Command::Disconnect { peer, done } => self.disconnect(peer, done),
-            Command::Listeners { reply } => drop(reply.send(self.swarm.listeners().cloned().collect())),
+            Command::Listeners { reply } => drop(reply.send(self.listening())),
+            Command::Addresses { reply } => drop(reply.send(self.addresses())),
+            Command::Know { devices } => self.know(devices),
             Command::Connected { reply } => drop(reply.send(self.connected())),
             // `run` takes it out before.
             Command::Shutdown { .. } => {}
@@ -194,6 +229,7 @@ impl EventLoop {
         let full = NetError::TooManyRequests { count_max: self.limits.requests_in_flight_per_peer_max };
         match self.slot(&peer, |peer| &peer.requests, full) {
             Ok(slot) => {
+                let body = Body { bytes: body, room: None };
                 let id = self.swarm.behaviour_mut().control.send_request(&peer, body);
                 self.asked.insert(id, Asked { reply, _slot: slot });
             }
@@ -203,9 +239,13 @@ impl EventLoop {
 
     fn open(&mut self, peer: PeerId, reply: Answer<Opened>) {
         let full = NetError::TooManyStreams { count_max: self.limits.streams_per_peer_max };
-        match self.slot(&peer, |peer| &peer.streams_out, full) {
-            Ok(slot) => self.swarm.behaviour_mut().payload.open(peer, Open { slot, reply }),
-            Err(error) => drop(reply.send(Err(error))),
+        let best = self.peers.get(&peer).and_then(|peer| peer.lines.best()).map(|line| line.id);
+        match (self.slot(&peer, |peer| &peer.streams_out, full), best) {
+            (Ok(slot), Some(line)) => {
+                self.swarm.behaviour_mut().payload.open(peer, line, Open { slot, reply })
+            }
+            (Err(error), _) => drop(reply.send(Err(error))),
+            (Ok(_), None) => drop(reply.send(Err(NetError::NotConnected))),
         }
     }
 
@@ -229,12 +269,15 @@ impl EventLoop {
     }
 
     fn connected(&self) -> Vec<(DeviceKey, Multiaddr)> {
-        let first = |peer: &Peer| Some((peer.device, peer.connections.first()?.1.clone()));
-        self.peers.values().filter_map(first).collect()
+        let best = |peer: &Peer| Some((peer.device, peer.lines.best()?.address.clone()));
+        self.peers.values().filter_map(best).collect()
     }
 
     /// Sends a reply; without one the dropped channel ends the asker's wait.
-    fn pay(&mut self, (channel, body): Owed) {
+    fn pay(&mut self, (peer, channel, body): Owed) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.owed = peer.owed.saturating_sub(1);
+        }
         let Some(body) = body else { return };
         let sent = self.swarm.behaviour_mut().control.send_response(channel, body);
         if sent.is_err() {
@@ -257,10 +300,13 @@ impl EventLoop {
             SwarmEvent::IncomingConnectionError { error, .. } => {
                 tracing::debug!(reason = root_cause(&error), "inbound connection refused");
             }
-            SwarmEvent::NewListenAddr { address, .. } => self.outbox.tell(NetEvent::Listening(address)),
-            SwarmEvent::ListenerClosed { reason: Err(error), .. } => {
-                tracing::warn!(reason = root_cause(&error), "a listener closed");
+            SwarmEvent::NewListenAddr { listener_id, address } => self.on_address(listener_id, address),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.on_address_gone(&address),
+            SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                self.on_listener_closed(listener_id, reason)
             }
+            SwarmEvent::ExternalAddrConfirmed { address } => self.on_reachable(address, true),
+            SwarmEvent::ExternalAddrExpired { address } => self.on_reachable(address, false),
             _ => {}
         }
     }
@@ -274,21 +320,30 @@ impl EventLoop {
                 result: Err(ping::Failure::Timeout | ping::Failure::Other { .. }),
                 ..
             }) => drop(self.swarm.close_connection(connection)),
-            _ => {}
+            event => self.on_reach(event),
         }
     }
 
     fn on_established(&mut self, peer_id: PeerId, connection: ConnectionId, endpoint: ConnectedPoint) {
         // The payload behaviour has already turned away every other kind of key.
         let Some(device) = device_of(&peer_id) else { return };
-        let address = endpoint.get_remote_address().clone();
         let limits = &self.limits;
         let peer = self.peers.entry(peer_id).or_insert_with(|| Peer::new(device, limits));
-        peer.connections.push((connection, address.clone()));
-        if peer.connections.len() == 1 {
-            let dialled = endpoint.is_dialer();
-            self.outbox.tell(NetEvent::Connected { peer: device, address, dialled });
+        let before = peer.lines.best().map(|line| line.id);
+        peer.lines.add(connection, &endpoint);
+        let address = place_of(&endpoint);
+        match before {
+            None => {
+                // A relay that is nobody's contact is not to be greeted: it need not know who we are.
+                let dialled = endpoint.is_dialer() && !self.known.is_only_relay(&peer_id);
+                self.outbox.tell(NetEvent::Connected { peer: device, address, dialled });
+            }
+            Some(_) if peer.lines.best().is_some_and(|line| line.id == connection) => {
+                self.outbox.offer(NetEvent::Rerouted { peer: device, address });
+            }
+            Some(_) => {}
         }
+        self.give_up_relayed(peer_id);
         for (_, dial) in self.dials.extract_if(|_, dial| dial.peer == peer_id) {
             let _ = dial.reply.send(Ok(()));
         }
@@ -298,8 +353,8 @@ impl EventLoop {
         let Some(peer) = self.peers.get_mut(&peer_id) else {
             return;
         };
-        peer.connections.retain(|(id, _)| *id != connection);
-        if peer.connections.is_empty() {
+        peer.lines.remove(connection);
+        if peer.lines.is_empty() {
             self.outbox.tell_disconnected(peer.device);
             self.peers.remove(&peer_id);
         }
@@ -311,7 +366,7 @@ impl EventLoop {
         }
     }
 
-    fn on_control(&mut self, event: Control<Vec<u8>, Vec<u8>>) {
+    fn on_control(&mut self, event: Control<Body, Vec<u8>>) {
         match event {
             Control::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
                 self.on_request(peer, request, channel);
@@ -336,23 +391,31 @@ impl EventLoop {
         }
     }
 
-    /// A request without room is dropped, which its asker learns at once as `NoReply`.
-    fn on_request(&mut self, peer: PeerId, body: Vec<u8>, channel: ResponseChannel<Vec<u8>>) {
-        let Some(peer) = self.peers.get(&peer).map(|peer| peer.device) else {
+    /// A request without room, or beyond its asker's rate, is dropped, which its asker learns at once as `NoReply`.
+    fn on_request(&mut self, peer_id: PeerId, body: Body, channel: ResponseChannel<Vec<u8>>) {
+        if !self.may_ask(&peer_id) {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&peer_id) else {
             return;
         };
         let (sender, receiver) = oneshot::channel();
-        let reply = Reply { sender, bytes_max: self.limits.response_bytes_max };
+        let Body { bytes, room: held } = body;
+        let reply = Reply { sender, bytes_max: self.limits.response_bytes_max, _room: held };
         let room = self.owed.len() < self.limits.replies_pending_max;
-        if room && self.outbox.offer(NetEvent::Request { peer, body, reply }) {
+        if room && self.outbox.offer(NetEvent::Request { peer: peer.device, body: bytes, reply }) {
+            peer.owed += 1;
             let reply = tokio::time::timeout(self.limits.request_timeout, receiver);
-            let owed = reply.map(|body| (channel, body.ok().and_then(Result::ok)));
+            let owed = reply.map(move |body| (peer_id, channel, body.ok().and_then(Result::ok)));
             self.owed.push(owed.boxed());
         }
     }
 
     /// A stream without room is dropped unacknowledged, and its opener tries again.
     fn on_stream(&mut self, peer: PeerId, mut stream: libp2p::Stream) {
+        if !self.may_ask(&peer) {
+            return;
+        }
         let Some(peer) = self.peers.get(&peer) else { return };
         let Ok(slot) = Arc::clone(&peer.streams_in).try_acquire_owned() else {
             return;
@@ -362,17 +425,41 @@ impl EventLoop {
             self.outbox.offer(NetEvent::Stream { peer: peer.device, stream });
         }
     }
+
+    /// Takes one of a peer's asks. A stranger that goes on beyond its rate is sent away: it costs more than it is worth.
+    fn may_ask(&mut self, peer_id: &PeerId) -> bool {
+        let Some(peer) = self.peers.get_mut(peer_id) else { return false };
+        let is_known = self.known.contains(peer_id);
+        let rate = if is_known { self.limits.asks_of_known } else { self.limits.asks_of_strangers };
+        let may = peer.asks.take(rate, Instant::now());
+        if !may && !is_known {
+            tracing::debug!("a stranger asked too often");
+            let _ = self.swarm.disconnect_peer_id(*peer_id);
+        }
+        may
+    }
 }
 
 impl Peer {
     fn new(device: DeviceKey, limits: &Limits) -> Self {
         Self {
             device,
-            connections: Vec::new(),
+            lines: Lines::default(),
+            asks: Bucket::new(limits.asks_of_strangers, Instant::now()),
+            owed: 0,
             requests: Arc::new(Semaphore::new(limits.requests_in_flight_per_peer_max)),
             streams_in: Arc::new(Semaphore::new(limits.streams_per_peer_max)),
             streams_out: Arc::new(Semaphore::new(limits.streams_per_peer_max)),
             leaving: Vec::new(),
         }
+    }
+
+    /// Whether nothing is under way with it.
+    pub(super) fn is_quiet(&self, limits: &Limits) -> bool {
+        let is_free = |slots: &Semaphore, most| slots.available_permits() >= most;
+        self.owed == 0
+            && is_free(&self.requests, limits.requests_in_flight_per_peer_max)
+            && is_free(&self.streams_in, limits.streams_per_peer_max)
+            && is_free(&self.streams_out, limits.streams_per_peer_max)
     }
 }

@@ -4,6 +4,9 @@
 //! frames. Not for: consent, records, or who may ask for what; every peer that proves its key may connect,
 //! learns nothing from us, and costs no more than [`Limits`] say.
 //!
+//! How a peer is reached: `waves` orders its addresses, `relay` keeps places at relays and is one, `reach` says where we
+//! can be found and who is near, `lines` prefers direct connections. What strangers may cost: `guard` and `rate`.
+//!
 //! [`start`] gives a handle, [`Network`], and a channel of [`NetEvent`]s. The reader of the events may be
 //! slow: then requests are refused (`NoReply` at the asker), streams are refused (the opener tries again a
 //! few times, then `StreamRefused`), and `Connected` and `Disconnected` wait without being lost. A reader
@@ -14,27 +17,39 @@ mod codec;
 mod device;
 mod error;
 mod event_loop;
+mod guard;
+mod heed;
+mod known;
 mod limits;
+mod lines;
 mod outbox;
 mod payload;
+mod rate;
+mod reach;
+mod relay;
 mod stream;
 mod waves;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use zeroize::Zeroizing;
 
 pub use device::{DeviceKey, device_of, peer_id_of, peer_text};
 pub use error::{AddressFailure, NetError};
 pub use libp2p::Multiaddr;
 pub use limits::Limits;
+pub use rate::Rate;
+pub use relay::{RelayFor, is_relay};
 pub use stream::{FrameReceiver, FrameSender, FrameStream};
+pub use waves::is_relayed;
 
 use error::without_peer;
 use event_loop::{Command, EventLoop};
+use known::Known;
+use reach::Reach;
 
 /// Pause before trying again to open a refused stream; grows with each try. 20 ms: a reader's short nap.
 const STREAM_RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -49,12 +64,27 @@ pub struct NetConfig {
     pub agent: String,
     /// What peers may cost.
     pub limits: Limits,
+    /// How it is found beyond its own addresses.
+    pub reach: ReachConfig,
+}
+
+/// How a node is found beyond its own addresses. The default is not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReachConfig {
+    /// Relays to keep a place at, each address with `/p2p/DEVICE` at its end.
+    pub relays: Vec<Multiaddr>,
+    /// Whom this node relays for.
+    pub relay_for: RelayFor,
+    /// Whether it announces itself on the local network, and looks for known devices there.
+    pub mdns: bool,
 }
 
 /// What happened. Bodies are not printable on purpose.
 pub enum NetEvent {
     /// We listen on this address.
     Listening(Multiaddr),
+    /// Where we can be found has changed: ask for [`Network::addresses`].
+    AddressesChanged,
     /// A peer's first connection. It may be over at once if the peer has no room for us.
     Connected {
         /// The peer's device.
@@ -63,6 +93,20 @@ pub enum NetEvent {
         address: Multiaddr,
         /// Whether we called it.
         dialled: bool,
+    },
+    /// A peer has a better connection than before: a direct one beside a relayed one. May be lost.
+    Rerouted {
+        /// The peer's device.
+        peer: DeviceKey,
+        /// Where it is now.
+        address: Multiaddr,
+    },
+    /// A known device announces itself on the local network, or no longer does (no addresses). May be lost.
+    Nearby {
+        /// The device.
+        device: DeviceKey,
+        /// All addresses it announces.
+        addresses: Vec<Multiaddr>,
     },
     /// A peer's last connection ended.
     Disconnected {
@@ -91,6 +135,8 @@ pub enum NetEvent {
 pub struct Reply {
     sender: oneshot::Sender<Vec<u8>>,
     bytes_max: u32,
+    /// Memory for its request, free again for others when it is answered.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// The handle; clones share one network. It ends with [`Network::shutdown`] or the last clone.
@@ -106,13 +152,16 @@ pub struct Network {
 /// Starts to listen and spawns the event loop on the current tokio runtime.
 pub fn start(config: NetConfig) -> Result<(Network, mpsc::Receiver<NetEvent>), NetError> {
     let runtime = Handle::try_current().map_err(|_| NetError::NoRuntime)?;
-    let mut swarm = behaviour::build_swarm(&config)?;
+    let relays = config.reach.relays.iter().map(relay::relay_of).collect::<Result<Vec<_>, _>>()?;
+    let known = Known::new(relays);
+    let mut swarm = behaviour::build_swarm(&config, &known)?;
     let listen = |address| behaviour::listen(&mut swarm, address);
     let listeners = config.listen.iter().map(listen).collect::<Result<_, _>>()?;
     let limits = config.limits;
     let (commands, command_queue) = mpsc::channel(limits.commands_queue_max.max(1));
     let (events, event_queue) = mpsc::channel(limits.events_queue_max.max(1));
-    runtime.spawn(EventLoop::new(swarm, listeners, limits.clone(), command_queue, events).run());
+    let reach = (known, Reach::new(config.reach, Instant::now()));
+    runtime.spawn(EventLoop::new(swarm, listeners, limits.clone(), reach, command_queue, events).run());
     Ok((Network { commands, limits }, event_queue))
 }
 
@@ -168,7 +217,21 @@ impl Network {
         self.ask(|reply| Command::Listeners { reply }).await.unwrap_or_default()
     }
 
-    /// The devices we are connected to, each with the address of its oldest connection.
+    /// Where others may find us, best first: addresses that were called from outside, places at relays, then those we
+    /// listen on, this machine's own last.
+    pub async fn addresses(&self) -> Vec<Multiaddr> {
+        self.ask(|reply| Command::Addresses { reply }).await.unwrap_or_default()
+    }
+
+    /// Says which devices are known: they have slots of their own, they may reserve a place at this relay, and what they
+    /// say of our addresses counts. Places at relays are asked for only once this was said.
+    pub async fn know(&self, devices: impl IntoIterator<Item = DeviceKey>) {
+        let devices = devices.into_iter().filter_map(|device| peer_id_of(&device).ok()).collect();
+        // A network that has shut down knows nobody.
+        let _ = self.commands.send(Command::Know { devices }).await;
+    }
+
+    /// The devices we are connected to, each with the address of its best connection.
     pub async fn connected(&self) -> Vec<(DeviceKey, Multiaddr)> {
         self.ask(|reply| Command::Connected { reply }).await.unwrap_or_default()
     }

@@ -1,9 +1,9 @@
 //! Events on their way to a reader that may be slow.
 //!
 //! For: the event loop never waits for its reader, and never grows without bound. Requests and streams are
-//! offered only when there is room. `Connected`, `Disconnected` and `Listening` are never lost, but a
-//! `Connected` not yet told is taken back when its peer leaves: the waiting list then holds at most one
-//! `Disconnected` and one `Connected` per connected peer, and each listen address once.
+//! offered only when there is room. `Connected`, `Disconnected`, `Listening` and `AddressesChanged` are never lost,
+//! but a `Connected` not yet told is taken back when its peer leaves: the waiting list then holds at most one
+//! `Disconnected` and one `Connected` per connected peer, each listen address once, and one `AddressesChanged`.
 //! Not for: waking the reader of one particular peer.
 
 use std::collections::VecDeque;
@@ -39,9 +39,12 @@ impl Outbox {
 
     /// Hands over an event that must arrive.
     pub(crate) fn tell(&mut self, event: NetEvent) {
-        let known = matches!(&event, NetEvent::Listening(address)
-            if self.waiting.iter().any(|told| matches!(told, NetEvent::Listening(same) if same == address)));
-        if !known {
+        let is_told = self.waiting.iter().any(|told| match (told, &event) {
+            (NetEvent::Listening(told), NetEvent::Listening(address)) => told == address,
+            (NetEvent::AddressesChanged, NetEvent::AddressesChanged) => true,
+            _ => false,
+        });
+        if !is_told {
             self.waiting.push_back(event);
             self.flush_now();
         }

@@ -62,10 +62,11 @@ impl Behaviour {
         Self { open_timeout, queue: VecDeque::new() }
     }
 
-    /// Opens a stream to a connected peer; the answer comes over `open.reply`, which is dropped if the
+    /// Opens a stream over one connection of a peer; the answer comes over `open.reply`, which is dropped if the
     /// connection ends first.
-    pub(crate) fn open(&mut self, peer_id: PeerId, open: Open) {
-        self.queue.push_back(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::Any, event: open });
+    pub(crate) fn open(&mut self, peer_id: PeerId, line: ConnectionId, open: Open) {
+        let handler = NotifyHandler::One(line);
+        self.queue.push_back(ToSwarm::NotifyHandler { peer_id, handler, event: open });
     }
 
     fn welcome(&self, peer: &PeerId) -> Result<Handler, ConnectionDenied> {

@@ -41,7 +41,7 @@ pub(crate) fn waves(addresses: Vec<Multiaddr>) -> Vec<Wave> {
 }
 
 /// Whether an address leads over a relay.
-pub(crate) fn is_relayed(address: &Multiaddr) -> bool {
+pub fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
 }
 

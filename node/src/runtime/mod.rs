@@ -29,7 +29,7 @@ use crate::command::{Command, Event};
 use crate::engine::{self, Answer, Effect, Engine, Input, Me, RequestId, StreamId, Ticket};
 use crate::failure::{Failure, Kind};
 use crate::keystore::Keys;
-use crate::network::{Multiaddr, NetEvent, Network, Reply};
+use crate::network::{Multiaddr, NetEvent, Network, Reply, is_relayed};
 use crate::store::{Blobs, StoreError};
 use karte_protocol::id::{DeviceId, PartyId};
 use karte_protocol::signed::By;
@@ -124,6 +124,7 @@ enum Told {
 pub(crate) struct Running {
     pub(crate) node: Node,
     pub(crate) party: PartyId,
+    pub(crate) device: DeviceId,
     engine: std::thread::JoinHandle<Result<(), Failure>>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -161,7 +162,7 @@ impl Running {
             arrivals,
             end,
         });
-        let (node, party) = (Node { shared }, engine.me().party);
+        let (node, party, device) = (Node { shared }, engine.me().party, engine.keys().device.device());
         let thread = std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || drive(engine, inputs, &effects, clock.as_ref()))
@@ -171,7 +172,7 @@ impl Running {
             tokio::spawn(tick(node.shared.inbox.clone())),
         ];
         tasks.extend(events.map(|events| tokio::spawn(listen(node.clone(), events))));
-        Ok(Self { node, party, engine: thread, tasks })
+        Ok(Self { node, party, device, engine: thread, tasks })
     }
 
     /// Ends in order: the network first, so that nobody is promised anything any more; then the tasks that feed
@@ -398,7 +399,14 @@ async fn tick(inbox: mpsc::Sender<Input>) {
 async fn listen(node: Node, mut events: mpsc::Receiver<NetEvent>) {
     while let Some(event) = events.recv().await {
         match event {
-            NetEvent::Listening(_) => node.tell_listeners().await,
+            NetEvent::Listening(_) | NetEvent::AddressesChanged => node.tell_listeners().await,
+            NetEvent::Rerouted { peer, address } => {
+                node.send(Input::Rerouted(DeviceId::from(peer), address.to_string())).await;
+            }
+            NetEvent::Nearby { device, addresses } => {
+                let addresses = addresses.iter().map(ToString::to_string).collect();
+                node.send(Input::Nearby(DeviceId::from(device), addresses)).await;
+            }
             NetEvent::Connected { peer, address, dialled } => {
                 let address = address.to_string();
                 node.send(Input::Connected { peer: DeviceId::from(peer), address, dialled }).await;
@@ -438,6 +446,13 @@ impl Node {
             }
             Effect::Dial { party, devices, addresses, at } => {
                 self.spawn_dial(party, devices, addresses, at);
+            }
+            Effect::Know(devices) => {
+                if let Some(network) = self.shared.network.clone() {
+                    drop(tokio::spawn(async move {
+                        network.know(devices.iter().map(|device| *device.as_bytes())).await
+                    }));
+                }
             }
             Effect::Request(peer, duty, body) => {
                 let node = self.clone();
@@ -580,27 +595,25 @@ impl Node {
         let Some(network) = &self.shared.network else {
             return;
         };
-        let mut addresses: Vec<String> = network.listeners().await.iter().map(ToString::to_string).collect();
-        // An address of this machine alone helps nobody else: last.
-        addresses.sort_by_key(|address| address.contains("/127.0.0.1/") || address.contains("/::1/"));
+        let addresses = network.addresses().await.iter().map(ToString::to_string).collect();
         self.send(Input::Listening(addresses)).await;
     }
 
-    /// The addresses we listen on, once all that were asked for are bound; at most 5 s.
-    pub(crate) async fn listening_ready(&self, asked: usize) -> Vec<String> {
+    /// Where we can be found, once so many listeners and places at relays are there; at most 5 s.
+    pub(crate) async fn listening_ready(&self, listeners: usize, relays: usize) -> Found {
         let Some(network) = &self.shared.network else {
-            return vec![];
+            return Found::default();
         };
-        let mut addresses = Vec::new();
+        let mut found = Found::default();
         for _ in 0..100 {
-            addresses = network.listeners().await.iter().map(ToString::to_string).collect();
-            if addresses.len() >= asked {
+            found = Found::of(network).await;
+            if found.listening.len() >= listeners && found.relayed.len() >= relays {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         self.tell_listeners().await;
-        addresses
+        found
     }
 
     async fn send(&self, input: Input) {
@@ -699,6 +712,24 @@ impl Node {
                 None => return Err(stopped()),
             }
         }
+    }
+}
+
+/// Where this node can be found.
+#[derive(Default)]
+pub(crate) struct Found {
+    /// The addresses we listen on.
+    pub(crate) listening: Vec<String>,
+    /// Our places at relays.
+    pub(crate) relayed: Vec<String>,
+}
+
+impl Found {
+    async fn of(network: &Network) -> Self {
+        let all = network.addresses().await;
+        let relayed = all.iter().filter(|address| is_relayed(address)).map(ToString::to_string).collect();
+        let listening = network.listeners().await.iter().map(ToString::to_string).collect();
+        Self { listening, relayed }
     }
 }
 

@@ -561,6 +561,7 @@ impl World {
             Effect::Signs(..)
             | Effect::Notice(_)
             | Effect::Arrived(..)
+            | Effect::Know(_)
             | Effect::Progress { .. }
             | Effect::Stop => {}
         }

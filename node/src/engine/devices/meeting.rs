@@ -64,9 +64,13 @@ impl Engine {
         Ok(())
     }
 
+    /// Where a device may be: where it announces itself here, then where it said to be.
     pub(in super::super) fn addresses_of(&self, device: &DeviceId) -> Vec<String> {
         let row = self.row::<AddressRow>(DEVICES, device.as_bytes(), DEVICE_ADDRESSES);
-        row.ok().flatten().map(|row| row.addresses).unwrap_or_default()
+        let said = row.ok().flatten().map(|row| row.addresses).unwrap_or_default();
+        let mut addresses = self.near.of(device);
+        addresses.extend(said);
+        addresses
     }
 
     // --- the own log

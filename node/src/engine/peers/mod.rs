@@ -7,6 +7,9 @@
 mod answered;
 mod asked;
 mod duties;
+mod near;
+
+pub(super) use near::Near;
 
 use super::Engine;
 use super::steward::{Errand, Errands};
@@ -153,6 +156,11 @@ impl Peer {
     /// What was put off is due again.
     pub(super) fn resume(&mut self, errand: Errand) {
         self.paused.remove(&Duty::Steward(errand));
+    }
+
+    /// Another device of the own party is told where this one is; contacts are told by their errand.
+    pub(super) fn owe_own_a_hello(&mut self, me: PartyId) {
+        self.hello_due |= self.greeted && self.party == Some(me);
     }
 
     /// A fresh Status is due.
@@ -344,10 +352,15 @@ impl Engine {
         found.map(|(device, _)| *device)
     }
 
-    /// A contact was added: if it is knocking on an open connection, greet it there; else call it.
+    /// A contact was added: if it is connected, knocking or silent, greet it there; else call it.
     pub(super) fn greet_known(&mut self, party: PartyId) -> Result<(), Failure> {
-        for state in self.peers.values_mut().filter(|state| state.knocking == Some(party)) {
-            state.greet_again();
+        let log = self.logs.get(&party);
+        let is_its = |device: &DeviceId| log.is_some_and(|held| held.state.has_device(device));
+        for (device, state) in &mut self.peers {
+            let is_silent = !state.greeted && state.knocking.is_none() && is_its(device);
+            if state.knocking == Some(party) || is_silent {
+                state.greet_again();
+            }
         }
         self.redial.insert(party, Redial::default());
         Ok(())

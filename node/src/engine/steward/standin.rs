@@ -28,7 +28,7 @@ impl Engine {
             let Some(contact) = self.contacts.get(steward) else { continue };
             for device in devices {
                 let Some(peer) = peer_text(device.as_bytes()) else { continue };
-                let own = contact.card.addresses.iter().filter(|address| !address.contains("/p2p/"));
+                let own = contact.card.addresses.iter().filter(|address| !names_device(address));
                 addresses.extend(own.take(2).map(|address| format!("{address}/p2p/{peer}")));
             }
         }
@@ -44,6 +44,7 @@ impl Engine {
             self.contacts.iter().filter(|(_, contact)| contact.row.known).map(|(party, _)| *party).collect();
         for state in self.peers.values_mut().filter(|state| state.is_greeted()) {
             state.errands.card_due = state.party.is_some_and(|party| known.contains(&party));
+            state.owe_own_a_hello(self.me.party);
         }
     }
 
@@ -235,5 +236,25 @@ fn addresses_of(device: &DeviceId, addresses: &[String]) -> Vec<String> {
 
 /// The addresses of a card that are its owner's.
 pub(in super::super) fn own_addresses(addresses: &[String]) -> Vec<String> {
-    addresses.iter().filter(|address| !address.contains("/p2p/")).cloned().collect()
+    addresses.iter().filter(|address| !names_device(address)).cloned().collect()
+}
+
+/// Whether an address ends with the device that is there. One at a relay names the relay before its end.
+fn names_device(address: &str) -> bool {
+    address.rsplit('/').nth(1) == Some("p2p")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_at_a_relay_is_an_own_address_and_a_steward_there_is_not() {
+        let peer = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+        let own =
+            ["/ip4/192.0.2.1/tcp/4747".into(), format!("/ip4/192.0.2.9/tcp/443/p2p/{peer}/p2p-circuit")];
+        let of_stewards = own.iter().map(|address| format!("{address}/p2p/{peer}"));
+        let card: Vec<String> = own.iter().cloned().chain(of_stewards).collect();
+        assert_eq!(own_addresses(&card), own);
+    }
 }
