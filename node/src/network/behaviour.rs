@@ -126,7 +126,8 @@ fn behaviour(
         guard: Guard::new(limits, known.clone(), Instant::now()),
         payload: payload::Behaviour::new(limits.stream_open_timeout),
         control: control(limits),
-        identify: Heed::new(identify::Behaviour::new(identify_config(key, &config.agent)), known.clone()),
+        identify: Heed::new(identify::Behaviour::new(identify_config(key, &config.agent)), known.clone())
+            .only_direct(),
         ping: ping::Behaviour::new(
             ping::Config::new().with_interval(limits.ping_interval).with_timeout(limits.ping_interval),
         ),

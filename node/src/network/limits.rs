@@ -135,6 +135,14 @@ impl Limits {
     /// The same for a node that relays for others: callers of circuits are strangers to it, and each reservation is a
     /// connection.
     pub fn of_relay() -> Self {
-        Self { connections_in_max: 512, strangers_in_max: 128, ..Self::default() }
+        Self {
+            connections_in_max: 512,
+            strangers_in_max: 128,
+            // It calls back those who ask whether they can be called.
+            connections_pending_max: 128,
+            // AutoNAT takes no answer after 10 s, and would ask again and again.
+            connect_timeout: Duration::from_secs(8),
+            ..Self::default()
+        }
     }
 }

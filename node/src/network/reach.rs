@@ -95,7 +95,8 @@ impl EventLoop {
 
     pub(super) fn on_listener_closed(&mut self, listener: ListenerId, reason: Result<(), std::io::Error>) {
         if let Err(error) = reason {
-            tracing::warn!(reason = root_cause(&error), "a listener closed");
+            // A relay that does not know us yet refuses, too: it is asked again.
+            tracing::warn!(reason = root_cause(&error), "a listener, or a place at a relay, was closed");
         }
         if self.reach.reservations.lost(listener, Instant::now(), chance()) {
             self.outbox.tell(NetEvent::AddressesChanged);
