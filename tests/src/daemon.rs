@@ -26,7 +26,18 @@ pub struct Daemon {
 
 impl Daemon {
     pub(crate) fn start(home: &Home) -> Self {
-        Self::of(home, home.command(&["run"]))
+        Self::start_with(home, &[])
+    }
+
+    pub(crate) fn start_with(home: &Home, words: &[&str]) -> Self {
+        Self::of(home, home.command(&[&["run"], words].concat()))
+    }
+
+    /// A list of addresses that it told when it was ready, such as `relay`.
+    pub fn addresses(&self, name: &str) -> Vec<String> {
+        let told = lock(&self.told);
+        let lists = told.iter().filter_map(|item| item.get(name)?.as_array());
+        lists.flatten().filter_map(|address| address.as_str().map(str::to_owned)).collect()
     }
 
     /// A daemon whose clock runs so many days ahead: `testnet node`, for `karte` cannot.

@@ -187,6 +187,11 @@ impl Home {
         Daemon::start(self)
     }
 
+    /// Runs its daemon, with further words for `karte run`.
+    pub fn runs_with(&self, words: &[&str]) -> Daemon {
+        Daemon::start_with(self, words)
+    }
+
     // --- verbs
 
     /// Its card.

@@ -16,7 +16,9 @@ pub struct Machine {
     pub address: String,
     space: String,
     cable: String,
+    // Cables go before what they hang on.
     _bridge: Arc<Bridge>,
+    _router: Option<Arc<Machine>>,
 }
 
 /// What machines are joined by. Dropped, it goes.
@@ -51,6 +53,7 @@ impl Machine {
             space: format!("kn{tag}-{number}"),
             cable: format!("kv{tag}{number}"),
             _bridge: bridge.clone(),
+            _router: None,
         };
         let (space, cable, inside) = (&machine.space, &machine.cable, "eth0");
         let plugged = ip(&["netns", "add", space])
@@ -60,6 +63,57 @@ impl Machine {
             && ip(&["-n", space, "link", "set", inside, "up"])
             && ip(&["-n", space, "link", "set", "lo", "up"]);
         plugged.then(|| Arc::new(machine))
+    }
+
+    /// A machine that hides behind `router`, which masquerades: nobody reaches it who was not called by it. None where
+    /// `nft` or the kernel refuse that.
+    pub fn behind(router: &Arc<Self>) -> Option<Arc<Self>> {
+        let machine = Self {
+            address: "192.168.7.2".to_owned(),
+            space: format!("{}h", router.space),
+            cable: "lan".to_owned(),
+            _bridge: router._bridge.clone(),
+            _router: Some(router.clone()),
+        };
+        let (space, outside, inside) = (&machine.space, &router.space, "eth0");
+        let cable = ["link", "add", &machine.cable, "type", "veth", "peer", "name", inside, "netns", space];
+        let is_plugged = ip(&["netns", "add", space])
+            && ip(&[&["-n", outside], &cable[..]].concat())
+            && ip(&["-n", outside, "addr", "add", "192.168.7.1/24", "dev", &machine.cable])
+            && ip(&["-n", outside, "link", "set", &machine.cable, "up"])
+            && ip(&["-n", space, "addr", "add", "192.168.7.2/24", "dev", inside])
+            && ip(&["-n", space, "link", "set", inside, "up"])
+            && ip(&["-n", space, "link", "set", "lo", "up"])
+            && ip(&["-n", space, "route", "add", "default", "via", "192.168.7.1"]);
+        let rules = "table ip karte {
+            chain out { type nat hook postrouting priority srcnat; oifname \"eth0\" masquerade; }
+            chain through { type filter hook forward priority filter; policy drop;
+              oifname \"eth0\" accept; ct state established,related accept; }
+            chain in { type filter hook input priority filter; policy drop;
+              iifname \"lo\" accept; ct state established,related accept; }
+        }";
+        let hides = is_plugged
+            && router.inside(&["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
+            && router.inside(&["nft", rules]);
+        hides.then(|| Arc::new(machine))
+    }
+
+    /// From now on its firewall lets out nothing but TCP to port 443, and in nothing but answers. Says whether it could.
+    pub fn lets_out_only_443(&self) -> bool {
+        self.inside(&[
+            "nft",
+            "table inet karte {
+                chain out { type filter hook output priority filter; policy drop;
+                  oifname \"lo\" accept; tcp dport 443 accept; }
+                chain in { type filter hook input priority filter; policy drop;
+                  iifname \"lo\" accept; ct state established accept; }
+            }",
+        ])
+    }
+
+    /// Runs a word of the system on it.
+    fn inside(&self, words: &[&str]) -> bool {
+        ip(&[&["netns", "exec", &self.space], words].concat())
     }
 
     /// A program that runs on it.
