@@ -82,18 +82,17 @@ pub async fn run(
 
 /// What a daemon says when it is ready: where it listens and can be found, and as a relay what others give to `--via`.
 fn told_of_start(config: &Config, running: &Running, found: Found) -> Value {
-    let mut told = json!({
-        "party": running.party.to_string(),
-        "listening": found.listening,
-        "control": control::path(&config.home).display().to_string(),
-    });
-    if !config.reach.relays.is_empty() {
-        told["relayed"] = json!(found.relayed);
-    }
     let is_relay = config.reach.relay_for != RelayFor::Nobody;
-    if let Some(peer) = network::peer_text(running.device.as_bytes()).filter(|_| is_relay) {
-        let relay = found.listening.iter().map(|address| format!("{address}/p2p/{peer}"));
-        told["relay"] = relay.collect::<Vec<_>>().into();
-    }
-    told
+    let peer = network::peer_text(running.device.as_bytes()).filter(|_| is_relay);
+    let relay =
+        peer.map(|peer| found.listening.iter().map(|at| format!("{at}/p2p/{peer}")).collect::<Vec<_>>());
+    let relayed = Some(found.relayed).filter(|_| !config.reach.relays.is_empty());
+    let told = [
+        ("party", Some(json!(running.party.to_string()))),
+        ("listening", Some(json!(found.listening))),
+        ("relayed", relayed.map(|at| json!(at))),
+        ("relay", relay.map(|at| json!(at))),
+        ("control", Some(json!(control::path(&config.home).display().to_string()))),
+    ];
+    told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }

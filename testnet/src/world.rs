@@ -407,6 +407,21 @@ impl World {
         self.cut.remove(&(other.into(), one.into()));
     }
 
+    /// A node is at these addresses from now on, best first.
+    pub fn moves(&mut self, name: &str, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|&address| address.to_owned()).collect();
+        self.queue.push_back((name.into(), Input::Listening(addresses)));
+        self.run();
+    }
+
+    /// A node announces itself on the local network of another, at these addresses; none: no longer.
+    pub fn announces(&mut self, name: &str, to: &str, addresses: &[&str]) {
+        let device = self.nodes[name].keys.device.device();
+        let addresses = addresses.iter().map(|&address| address.to_owned()).collect();
+        self.queue.push_back((to.into(), Input::Nearby(device, addresses)));
+        self.run();
+    }
+
     /// Moves time and tells everybody.
     pub fn pass(&mut self, ms: i64) {
         self.now += ms;
