@@ -808,6 +808,7 @@ impl Engine {
             let addresses = self.addresses.clone();
             self.put(rows::META, rows::TOP, b"addresses", &addresses)?;
             // The signed word of where we are is the card: who is connected has it at once, the others are called.
+            self.near.moved(self.now);
             self.card_changed();
             self.hurry_all();
         }

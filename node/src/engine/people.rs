@@ -95,7 +95,8 @@ impl Engine {
             kind: self.me.kind.clone(),
             addresses,
             identity: card::identity_within(&self.mine().log, &self.device(), identity_bytes),
-            at_ms: self.now,
+            // Of two cards of one moment the one with the later addresses is the later one.
+            at_ms: self.now.max(self.near.moved_ms()),
         };
         Ok(Verified::sign(card, self.by(), &self.keys.device)?)
     }

@@ -6,6 +6,7 @@
 use super::super::{Effect, Engine};
 use super::Redial;
 use karte_protocol::id::{DeviceId, PartyId};
+use karte_protocol::time::UnixMs;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of the moment; nothing of it is kept.
@@ -15,9 +16,21 @@ pub(in crate::engine) struct Near {
     addresses: BTreeMap<DeviceId, Vec<String>>,
     /// The devices that the network was told to know; `None` before the first time.
     told: Option<BTreeSet<DeviceId>>,
+    /// When the own addresses changed last; each change has a time of its own.
+    moved_ms: UnixMs,
 }
 
 impl Near {
+    /// The own addresses are others now.
+    pub(in crate::engine) fn moved(&mut self, now: UnixMs) {
+        self.moved_ms = now.max(self.moved_ms.saturating_add(1));
+    }
+
+    /// A card made now is dated no earlier than this.
+    pub(in crate::engine) fn moved_ms(&self) -> UnixMs {
+        self.moved_ms
+    }
+
     /// Where a device announces itself.
     pub(in crate::engine) fn of(&self, device: &DeviceId) -> Vec<String> {
         self.addresses.get(device).cloned().unwrap_or_default()
@@ -84,7 +97,7 @@ impl Engine {
 }
 
 impl Redial {
-    fn hurry(&mut self, now: karte_protocol::time::UnixMs) {
+    fn hurry(&mut self, now: UnixMs) {
         (self.next_ms, self.pause_ms) = (now, 0);
     }
 }
