@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use libp2p::PeerId;
 use libp2p::core::transport::PortUse;
 use libp2p::core::{Endpoint, Multiaddr};
-use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{
     CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, ListenFailure,
     NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
@@ -21,6 +20,7 @@ use libp2p::swarm::{
 
 use super::Limits;
 use super::known::Known;
+use super::lines::ip_of;
 use super::rate::{Bucket, Buckets};
 
 /// A stranger is not dropped for another one before this. 2 s: a greeting over a slow link takes no longer.
@@ -166,15 +166,11 @@ fn place_of(local: &Multiaddr, remote: &Multiaddr) -> Option<Prefix> {
     if super::waves::is_relayed(local) {
         return None;
     }
-    remote.iter().find_map(|part| match part {
-        Protocol::Ip4(ip) => Some(Prefix::V4(ip.octets())),
-        Protocol::Ip6(ip) => Some(prefix_of(ip.to_canonical())),
-        _ => None,
-    })
+    ip_of(remote).map(prefix_of)
 }
 
 fn prefix_of(ip: IpAddr) -> Prefix {
-    match ip {
+    match ip.to_canonical() {
         IpAddr::V4(ip) => Prefix::V4(ip.octets()),
         IpAddr::V6(ip) => {
             let mut network = [0; 8];

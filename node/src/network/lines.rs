@@ -3,8 +3,11 @@
 //! For: new streams take the best one; what a relay carries is given up when there is a direct one. Not for: making or
 //! closing connections.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+
 use libp2p::Multiaddr;
 use libp2p::core::ConnectedPoint;
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 
 use super::waves::is_quic;
@@ -18,12 +21,18 @@ pub(crate) enum Kind {
     Relayed,
 }
 
+/// A port, because a route is asked for with one. 9, discard (RFC 863).
+const DISCARD: u16 = 9;
+
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) id: ConnectionId,
     pub(crate) address: Multiaddr,
     kind: Kind,
+    /// Our own address that it leaves from; it is dead when we lose that. None where it is not: QUIC goes on from
+    /// another address, and a circuit ends with the connection to its relay.
+    from: Option<IpAddr>,
 }
 
 /// The connections of a peer; of one kind the oldest first.
@@ -38,8 +47,9 @@ impl Lines {
             () if is_quic(&address) => Kind::Quic,
             () => Kind::Tcp,
         };
+        let from = if kind == Kind::Tcp { own_address(endpoint) } else { None };
         let place = self.0.partition_point(|line| line.kind <= kind);
-        self.0.insert(place, Line { id, address, kind });
+        self.0.insert(place, Line { id, address, kind, from });
     }
 
     pub(crate) fn remove(&mut self, id: ConnectionId) {
@@ -52,6 +62,11 @@ impl Lines {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Connections that left from an address of ours.
+    pub(crate) fn from(&self, own: IpAddr) -> impl Iterator<Item = ConnectionId> {
+        self.0.iter().filter(move |line| line.from == Some(own)).map(|line| line.id)
     }
 
     /// Relayed connections, while there is a direct one.
@@ -68,6 +83,34 @@ pub(crate) fn place_of(endpoint: &ConnectedPoint) -> Multiaddr {
         ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => local_addr.clone(),
         endpoint => endpoint.get_remote_address().clone(),
     }
+}
+
+/// The first IP address of a multiaddress.
+pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    address.iter().find_map(|part| match part {
+        Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
+        Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
+        _ => None,
+    })
+}
+
+/// Our own address on a connection; of one that we made, what the system's routes say now.
+fn own_address(endpoint: &ConnectedPoint) -> Option<IpAddr> {
+    match endpoint {
+        ConnectedPoint::Listener { local_addr, .. } => ip_of(local_addr),
+        ConnectedPoint::Dialer { address, .. } => source_towards(ip_of(address)?),
+    }
+}
+
+/// The address that packets to `ip` leave from. Nothing is sent.
+fn source_towards(ip: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((ip, DISCARD)).ok()?;
+    socket.local_addr().ok().map(|own| own.ip())
 }
 
 #[cfg(test)]
@@ -101,5 +144,16 @@ mod tests {
         lines.remove(quic);
         assert_eq!(lines.best().map(|line| line.id), Some(relayed));
         assert_eq!(lines.superseded(), [], "needed again");
+    }
+
+    #[test]
+    fn a_line_dies_with_the_address_it_left_from() {
+        let mut lines = Lines::default();
+        let [tcp, quic] = [1, 2].map(ConnectionId::new_unchecked);
+        lines.add(tcp, &called("/ip4/127.0.0.1/tcp/4747"));
+        lines.add(quic, &called("/ip4/127.0.0.1/udp/4747/quic-v1"));
+        let of = |own: [u8; 4]| lines.from(own.into()).collect::<Vec<_>>();
+        assert_eq!(of([127, 0, 0, 1]), [tcp], "QUIC goes on from another address");
+        assert_eq!(of([192, 0, 2, 1]), []);
     }
 }

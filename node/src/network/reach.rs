@@ -15,6 +15,7 @@ use super::behaviour::BehaviourEvent;
 use super::device::device_of;
 use super::error::{root_cause, without_peer};
 use super::event_loop::EventLoop;
+use super::lines::ip_of;
 use super::relay::{RelayFor, Reservations};
 use super::waves::is_relayed;
 use super::{NetEvent, ReachConfig};
@@ -89,7 +90,17 @@ impl EventLoop {
     pub(super) fn on_address_gone(&mut self, address: &Multiaddr) {
         if !is_relayed(address) {
             self.swarm.remove_external_address(address);
+            self.close_dead(address);
             self.outbox.tell(NetEvent::AddressesChanged);
+        }
+    }
+
+    /// What left from an address that is gone is dead, and would be found to be so only by the pings, after 20 s.
+    fn close_dead(&mut self, gone: &Multiaddr) {
+        let Some(gone) = ip_of(gone) else { return };
+        let lines = self.peers.values().flat_map(|peer| peer.lines.from(gone));
+        for line in lines.collect::<Vec<_>>() {
+            self.swarm.close_connection(line);
         }
     }
 
@@ -245,11 +256,7 @@ impl EventLoop {
 }
 
 fn is_loopback(address: &Multiaddr) -> bool {
-    address.iter().any(|part| match part {
-        libp2p::multiaddr::Protocol::Ip4(ip) => ip.is_loopback(),
-        libp2p::multiaddr::Protocol::Ip6(ip) => ip.is_loopback(),
-        _ => false,
-    })
+    ip_of(address).is_some_and(|ip| ip.is_loopback())
 }
 
 fn chance() -> u8 {
