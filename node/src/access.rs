@@ -31,6 +31,10 @@ const WAIT_FOR_STORE: Duration = Duration::from_secs(10);
 /// How long a command without a daemon stays connected after its sync, so that the other side can answer what it
 /// was just given.
 const LINGER: Duration = Duration::from_millis(700);
+/// Addresses that are announced. 8: what a card holds (SPEC section 4).
+const ANNOUNCED_MAX: usize = 8;
+/// Length of one, in bytes. 300: what a card holds.
+const ADDRESS_BYTES_MAX: usize = 300;
 
 /// A node to be made.
 pub struct Init {
@@ -53,6 +57,8 @@ pub struct Init {
 pub struct Serve {
     /// Multiaddresses; those of the settings if empty.
     pub listen: Vec<String>,
+    /// Multiaddresses for the card; those of the settings if empty.
+    pub announce: Vec<String>,
 }
 
 /// Everything that is chosen when a node starts. Clock and faults are arguments, never environment.
@@ -61,6 +67,8 @@ pub struct Config {
     pub home: PathBuf,
     /// Where to listen; nowhere if empty.
     pub listen: Vec<String>,
+    /// What the card says instead; where it listens, if empty.
+    pub announce: Vec<String>,
     /// Whether it has a network at all.
     pub network: bool,
     /// Whether it keeps sessions and connections by itself.
@@ -140,13 +148,35 @@ pub fn serve_by(
     ready: &mut dyn FnMut(Value),
 ) -> Result<(), Failure> {
     keystore::probe(home).map_err(|error| no_home(error, home))?;
-    let listen = match serve.listen {
-        listen if listen.is_empty() => Settings::load(home)?.network.listen,
-        listen => listen,
+    let settings = Settings::load(home)?.network;
+    let or = |given: Vec<String>, set| if given.is_empty() { set } else { given };
+    let config = Config {
+        home: home.to_owned(),
+        listen: or(serve.listen, settings.listen),
+        announce: checked(or(serve.announce, settings.announce))?,
+        network: true,
+        live: true,
+        repair: false,
+        check: false,
     };
-    let config =
-        Config { home: home.to_owned(), listen, network: true, live: true, repair: false, check: false };
     tokio_runtime()?.block_on(crate::run(config, clock, unlock, ready))
+}
+
+/// Addresses that a card can carry.
+fn checked(announce: Vec<String>) -> Result<Vec<String>, Failure> {
+    for text in &announce {
+        if text.len() > ADDRESS_BYTES_MAX || text.parse::<network::Multiaddr>().is_err() {
+            return Err(Failure::usage(format!(
+                "expected a multiaddress such as /ip4/203.0.113.7/tcp/4747 to announce, got {text:?}"
+            )));
+        }
+    }
+    if announce.len() > ANNOUNCED_MAX {
+        let found = announce.len();
+        return Err(Failure::usage(format!("expected at most {ANNOUNCED_MAX} addresses to announce, got {found}"))
+            .next("A card has no room for more; name those that most people can reach."));
+    }
+    Ok(announce)
 }
 
 /// Opens the store for one command; a daemon that starts meanwhile does it instead.
@@ -162,7 +192,9 @@ async fn run_alone(
     let calls = matches!(command, Command::Sync { .. } | Command::StoreRepair { .. });
     let repair = matches!(command, Command::StoreRepair { .. });
     let check = command == Command::StoreCheck;
-    let config = Config { home: home.to_owned(), listen: vec![], network: calls, live: false, repair, check };
+    let home = home.to_owned();
+    let config =
+        Config { home, listen: vec![], announce: vec![], network: calls, live: false, repair, check };
     let running = match start_or_find(&config, Arc::new(SystemClock), unlock).await? {
         Started::Daemon(stream) => return control::ask(stream, &command, sink).await,
         Started::Alone(running) => *running,
@@ -295,8 +327,9 @@ async fn start_or_find(config: &Config, clock: Arc<dyn Clock>, unlock: Unlock) -
         false => None,
     };
     let accept = [settings.accept.contacts, settings.accept.grants, settings.accept.adopt];
-    let home = config.home.clone();
-    Ok(Started::Alone(Box::new(Running::start(Parts { engine, blobs, clock, network, home, accept })?)))
+    let (home, announce) = (config.home.clone(), config.announce.clone());
+    let parts = Parts { engine, blobs, clock, network, announce, home, accept };
+    Ok(Started::Alone(Box::new(Running::start(parts)?)))
 }
 
 /// A store that refuses to open, and says why.

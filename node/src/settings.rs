@@ -42,11 +42,14 @@ pub struct Accept {
 pub struct Network {
     /// Multiaddresses.
     pub listen: Vec<String>,
+    /// Multiaddresses for the card instead of those: where a router forwards from. Those it listens on, if empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub announce: Vec<String>,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Self { listen: LISTEN.map(str::to_owned).to_vec() }
+        Self { listen: LISTEN.map(str::to_owned).to_vec(), announce: vec![] }
     }
 }
 

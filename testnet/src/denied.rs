@@ -288,6 +288,7 @@ impl Holder {
         let config = Config {
             home: home.to_owned(),
             listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
+            announce: vec![],
             network: true,
             live: true,
             repair: false,

@@ -1,6 +1,6 @@
 //! What stands on top of the product to try it: worlds of engines without sockets, disks or clocks ([`world`]); the
 //! store under faults ([`faults`]), over a million updates ([`growth`]) and under load (`bench`); decisions over a long
-//! log ([`decide_bench`]); what a refusal tells ([`denied`]); every decoder under changed inputs ([`fuzz`]).
+//! log ([`decide_bench`]); real nodes over bad networks and among bad neighbours ([`scenario`], through [`proxy`]); what a refusal tells ([`denied`]); every decoder under changed inputs ([`fuzz`]).
 //!
 //! Not for: the product. Nothing that users get depends on this crate (`tests/layers` checks it).
 
@@ -18,6 +18,8 @@ pub mod faults;
 pub mod fuzz;
 pub mod growth;
 pub mod node;
+pub mod proxy;
+pub mod scenario;
 pub mod shared;
 pub mod simulate;
 pub mod world;

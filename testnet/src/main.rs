@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use karte_testnet::faults::{self, Kind, judge, worker};
-use karte_testnet::{bench, decide_bench, denied, fuzz, growth, node, simulate};
+use karte_testnet::{bench, decide_bench, denied, fuzz, growth, node, scenario, simulate};
 use std::process::ExitCode;
 
 /// Try consent under attack, the store under faults, growth and load, and the parsers with changed files
@@ -30,6 +30,8 @@ enum Command {
     /// Be a daemon whose clock runs ahead; started by journeys
     #[command(hide = true)]
     Node(node::Node),
+    /// Run real nodes through a bad network or among bad neighbours, and say whether the bars hold
+    Run(scenario::Run),
     /// Run worlds of engines under faults and attacks, and judge every step
     Simulate(simulate::command::Simulate),
     /// Carry out a plan; started by `faults`
@@ -99,6 +101,7 @@ fn main() -> ExitCode {
         Command::DeniedTiming(args) => denied::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Node(args) => node::run(args),
+        Command::Run(args) => scenario::run(&args),
         Command::Simulate(args) => simulate::command::simulate(&args),
         Command::FaultsWorker(work) => return worker::work(&work),
         Command::FaultsJudge => return judge::serve(),

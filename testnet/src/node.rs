@@ -36,7 +36,7 @@ impl Clock for Ahead {
 pub fn run(node: Node) -> std::io::Result<bool> {
     let unlock = Box::new(|| Err(Failure::usage("expected a node without passphrase")));
     let mut tell = |told: serde_json::Value| println!("{told}");
-    let serve = Serve { listen: node.listen };
+    let serve = Serve { listen: node.listen, announce: vec![] };
     access::serve_by(Ahead(node.clock_ahead), &node.home, serve, unlock, &mut tell)
         .map(|()| true)
         .map_err(|failure| std::io::Error::other(failure.to_string()))

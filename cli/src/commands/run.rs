@@ -12,11 +12,17 @@ use serde_json::Value;
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:\n  \
     karte run\n  \
-    karte run --listen /ip4/0.0.0.0/udp/4711/quic-v1 --listen /ip4/0.0.0.0/tcp/4711")]
+    karte run --listen /ip4/0.0.0.0/udp/4711/quic-v1 --listen /ip4/0.0.0.0/tcp/4711\n  \
+    karte run --announce /ip4/203.0.113.7/tcp/4747")]
 pub(crate) struct Args {
     /// Listen here; may be given several times [default: the settings, which begin with UDP and TCP 4747]
     #[arg(long, value_name = "MULTIADDR")]
     listen: Vec<String>,
+    /// Put this address on the card instead of those it listens on; may be given several times
+    ///
+    /// For a node behind a router that forwards a port to it: others must call the router.
+    #[arg(long, value_name = "MULTIADDR")]
+    announce: Vec<String>,
 }
 
 pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
@@ -27,7 +33,7 @@ pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
         let _ =
             if json { output::print_object(told).map_err(Error::from) } else { output::print(&line(&told)) };
     };
-    let serve = Serve { listen: args.listen };
+    let serve = Serve { listen: args.listen, announce: args.announce };
     Ok(access::serve(&session.home, serve, session.unlock(), &mut tell)?)
 }
 
