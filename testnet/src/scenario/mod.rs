@@ -11,10 +11,22 @@
 //! | `material` | what is sent, and whether it came |
 //! | `spaces` | network namespaces, slow cables, NAT, firewalls |
 //! | `transfer` | cuts, flips, kills, a flapping link |
+//! | `slow_link` | an imaging series over 1 Mbit/s |
+//! | `nat` | nodes behind routers and firewalls, with a relay |
+//! | `churn` | many nodes that come and go, and a revocation |
+//! | `hostile`, `attackers` | thousands of hostile connections |
+//! | `endurance`, `slope` | whether a daemon grows |
 
+mod attackers;
+mod churn;
+mod endurance;
+mod hostile;
 mod material;
+mod nat;
 mod node;
 mod pair;
+mod slope;
+mod slow_link;
 mod spaces;
 mod stage;
 mod transfer;
@@ -84,8 +96,9 @@ struct Options {
     json: bool,
     size_mib: u16,
     is_brief: bool,
-    #[expect(dead_code, reason = "taken by the scenarios to come")]
     minutes: f64,
+    connections: u32,
+    nodes: u8,
 }
 
 impl Options {
@@ -116,6 +129,11 @@ struct Outcome {
 impl Outcome {
     fn new(held: bool, sentence: String, numbers: Value) -> Self {
         Self { held: Some(held), sentence, numbers }
+    }
+
+    /// It did not come to its end.
+    fn failed(error: &io::Error) -> Self {
+        Self::new(false, format!("broken off: {error}"), json!({ "error": error.to_string() }))
     }
 
     /// It needs something that is not here.
@@ -159,6 +177,42 @@ const SCENARIOS: &[Scenario] = &[
         needs_spaces: false,
         play: transfer::flapping,
     },
+    Scenario {
+        name: "slow-link",
+        about: "an imaging series over 1 Mbit/s and 200 ms: how soon there is something to look at",
+        needs_spaces: true,
+        play: slow_link::slow_link,
+    },
+    Scenario {
+        name: "nat",
+        about: "a CT between two nodes behind routers, with a relay in the middle",
+        needs_spaces: true,
+        play: nat::nat,
+    },
+    Scenario {
+        name: "port-443",
+        about: "a CT to a clinic whose firewall lets out TCP 443 alone",
+        needs_spaces: true,
+        play: nat::port_443,
+    },
+    Scenario {
+        name: "churn",
+        about: "many nodes of which a tenth comes and goes, and who stops when after a revocation",
+        needs_spaces: false,
+        play: churn::churn,
+    },
+    Scenario {
+        name: "hostile",
+        about: "thousands of hostile connections and a flood of streams against one daemon",
+        needs_spaces: false,
+        play: hostile::hostile,
+    },
+    Scenario {
+        name: "endurance",
+        about: "import, sync and rotation of records for a long time: whether a daemon grows",
+        needs_spaces: false,
+        play: endurance::endurance,
+    },
 ];
 
 /// Runs what was asked for; true when all bars held and nothing was left out.
@@ -179,6 +233,8 @@ pub fn run(args: &Run) -> io::Result<bool> {
         size_mib: args.size,
         is_brief: args.brief,
         minutes: args.minutes,
+        connections: args.connections,
+        nodes: args.nodes,
     };
     let interrupted = stage::interruption()?;
     let mut all_held = true;
@@ -198,7 +254,10 @@ fn play(scenario: &Scenario, options: &Options, interrupted: &Arc<AtomicBool>) -
         Err(why) if scenario.needs_spaces => Outcome::skipped(why),
         _ => {
             let stage = Stage::new(scenario.name, options, interrupted.clone())?;
-            (scenario.play)(&stage, options)?
+            match (scenario.play)(&stage, options) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => Outcome::failed(&error),
+                outcome => outcome?,
+            }
         }
     };
     let held = outcome.held == Some(true);

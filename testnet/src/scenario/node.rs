@@ -90,10 +90,6 @@ impl<'a> Node<'a> {
         self
     }
 
-    pub(super) fn home(&self) -> &Path {
-        &self.home
-    }
-
     /// A place beside the home for files of the story.
     pub(super) fn beside(&self, name: &str) -> PathBuf {
         self.stage.folder().join(format!("{}-{name}", self.name))
@@ -235,10 +231,14 @@ impl<'a> Node<'a> {
         self.does(&["contact", "add", &other.card()?, "--as", &other.name]).map(drop)
     }
 
-    /// Lets the other read documents, images and FHIR resources; the grant's id.
-    pub(super) fn grants(&self, reader: &Node<'_>) -> io::Result<String> {
-        let kinds = ["--kind", "fhir", "--kind", "document", "--kind", "dicom", "--offline", "7d"];
-        text(self.does(&[&["grant", "add", &reader.name][..], &kinds].concat())?.first(), "id")
+    /// Lets the other read what `words` choose; the grant's id.
+    pub(super) fn grants(&self, reader: &Node<'_>, words: &[&str]) -> io::Result<String> {
+        text(self.does(&[&["grant", "add", &reader.name], words].concat())?.first(), "id")
+    }
+
+    /// Ends a grant.
+    pub(super) fn revokes(&self, grant: &str) -> io::Result<()> {
+        self.does(&["grant", "revoke", grant, "--reason", "moved away"]).map(drop)
     }
 
     /// Imports a file or folder; how long that took.

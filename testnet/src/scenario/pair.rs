@@ -10,6 +10,10 @@ use std::time::Duration;
 pub(super) const SOON: Duration = Duration::from_secs(60);
 pub(super) const WHOLE_MAX: Duration = Duration::from_secs(300);
 
+/// Words of a grant of all that scenarios import.
+pub(super) const EVERYTHING: &[&str] =
+    &["--kind", "fhir", "--kind", "document", "--kind", "dicom", "--offline", "7d"];
+
 pub(super) struct Pair<'a> {
     pub(super) holder: Node<'a>,
     pub(super) reader: Node<'a>,
@@ -22,6 +26,13 @@ impl<'a> Pair<'a> {
     /// Both run, know each other, are connected, and the reader may read what the holder will import. `name` makes
     /// their folders differ from those of other pairs on the stage.
     pub(super) fn new(stage: &'a Stage, name: &str, link: Link) -> io::Result<Self> {
+        let pair = Self::strangers(stage, name, link)?;
+        befriend(stage, &pair.holder, &pair.reader)?;
+        Ok(pair)
+    }
+
+    /// The same, but they do not know each other yet.
+    pub(super) fn strangers(stage: &'a Stage, name: &str, link: Link) -> io::Result<Self> {
         let mut holder = Node::new(stage, &format!("{name}-hana"), false)?;
         let mut reader = Node::new(stage, &format!("{name}-sakura"), true)?;
         let at = free_port()?;
@@ -30,7 +41,6 @@ impl<'a> Pair<'a> {
         holder.start(Run { listen: vec![tcp(at)], announce, more: vec![] })?;
         // It listens nowhere, so that the holder cannot call it around the proxy.
         reader.start(Run::default())?;
-        befriend(stage, &holder, &reader)?;
         Ok(Self { holder, reader, proxy, stage })
     }
 
@@ -45,12 +55,27 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// The two take each other's cards, and the first gives the second a grant, which is accepted.
+/// The two take each other's cards, and the first gives the second a grant of everything, which is accepted.
 pub(super) fn befriend(stage: &Stage, holder: &Node<'_>, reader: &Node<'_>) -> io::Result<String> {
+    acquaint(holder, reader)?;
+    grant(stage, holder, reader, EVERYTHING)
+}
+
+/// The two take each other's cards and are connected.
+pub(super) fn acquaint(holder: &Node<'_>, reader: &Node<'_>) -> io::Result<()> {
     reader.knows(holder)?;
     holder.knows(reader)?;
-    reader.does(&["sync", &holder.name])?;
-    let grant = holder.grants(reader)?;
+    reader.does(&["sync", &holder.name]).map(drop)
+}
+
+/// A grant that the reader has accepted.
+pub(super) fn grant(
+    stage: &Stage,
+    holder: &Node<'_>,
+    reader: &Node<'_>,
+    words: &[&str],
+) -> io::Result<String> {
+    let grant = holder.grants(reader, words)?;
     stage.until(&format!("{} has accepted", reader.name), SOON, || {
         let grants = holder.does(&["grant", "list"])?;
         let active = grants.iter().any(|given| given["id"] == grant.as_str() && given["state"] == "active");

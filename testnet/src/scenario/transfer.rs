@@ -25,9 +25,16 @@ const SMALL: u64 = 500;
 const MIDDLE_RATE: u64 = 16 << 20;
 /// The same where the link flaps: 2 MiB, so that a transfer lasts over several flaps.
 const FLAP_RATE: u64 = 2 << 20;
-/// Flaps, how long the link is down, and how long up once something has passed again.
-const FLAPS: u32 = 6;
-const DOWN: Duration = Duration::from_secs(2);
+/// How the link goes down, for how long, and how long it is up once something has passed again. 2 s: shorter than
+/// the pings that watch over a connection. 12 s: longer.
+const FLAPS: [(State, Duration); 6] = [
+    (State::Silent, Duration::from_secs(2)),
+    (State::Refusing, Duration::from_secs(2)),
+    (State::Silent, Duration::from_secs(12)),
+    (State::Refusing, Duration::from_secs(5)),
+    (State::Silent, Duration::from_secs(2)),
+    (State::Refusing, Duration::from_secs(2)),
+];
 const UP: Duration = Duration::from_secs(2);
 /// How long after the link is up again something must pass: "within seconds".
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
@@ -135,18 +142,19 @@ pub(super) fn flapping(stage: &Stage, options: &Options) -> io::Result<Outcome> 
     let begun = Instant::now();
     pair.holder.imports(&material.path)?;
     let mut back = Vec::new();
-    for flap in 0..FLAPS {
+    for (flap, (state, down)) in FLAPS.into_iter().enumerate() {
         stage.pause(UP)?;
-        pair.proxy.set(if flap % 2 == 0 { State::Silent } else { State::Refusing });
-        stage.pause(DOWN)?;
+        pair.proxy.set(state);
+        stage.pause(down)?;
         let passed = pair.passed();
         pair.proxy.set(State::Up);
         let what = format!("something passes after flap {}", flap + 1);
         let passes = || Ok((pair.passed() > passed || pair.reader.count()? == 1).then_some(()));
         let (_, after) = stage.until(&what, 6 * RECONNECT_MAX, passes)?;
         stage.say(&format!(
-            "flap {} of {FLAPS}: the first byte after {:.1} s",
+            "flap {} of {}, {state:?} for {down:?}: the first byte after {:.1} s",
             flap + 1,
+            FLAPS.len(),
             after.as_secs_f64()
         ));
         back.push(after.as_secs_f64());
@@ -158,12 +166,13 @@ pub(super) fn flapping(stage: &Stage, options: &Options) -> io::Result<Outcome> 
     Ok(Outcome::new(
         is_equal && slowest <= RECONNECT_MAX.as_secs_f64(),
         format!(
-            "{} MiB over a link that was down {FLAPS} times: whole and equal: {is_equal}, in {took:.1} s; the first \
+            "{} MiB over a link that was down {} times: whole and equal: {is_equal}, in {took:.1} s; the first \
              byte came at most {slowest:.1} s after the link was back (bar {} s)",
             bytes >> 20,
+            FLAPS.len(),
             RECONNECT_MAX.as_secs()
         ),
-        json!({ "bytes": bytes, "equal": is_equal, "seconds": took, "flaps": FLAPS, "back_after_s": back,
+        json!({ "bytes": bytes, "equal": is_equal, "seconds": took, "flaps": FLAPS.len(), "back_after_s": back,
                 "back_after_s_max": slowest, "connections": pair.proxy.connections() }),
     ))
 }
