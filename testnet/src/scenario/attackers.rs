@@ -29,10 +29,15 @@ const STREAMS: usize = 512;
 const DIALS: usize = 128;
 /// How often a stranger goes on when nothing moves.
 const NUDGE: Duration = Duration::from_millis(200);
+/// How long one waits that was refused or ended, before it comes again: 800 connections a second from a crowd of 8,000.
+const AGAIN: Duration = Duration::from_secs(10);
 /// Pause of one that drips, between two bytes.
 const DRIP: Duration = Duration::from_secs(1);
-/// What opens a stream (multistream-select), and a protocol that there is; then a length that promises a lot.
-const OPENING: &[u8] = b"\x13/multistream/1.0.0\n\x11/karte/control/1\n\xff\xff\x3f";
+/// What opens a stream (multistream-select), and a protocol that there is; then the length of a request, the largest
+/// that is allowed.
+const OPENING: &[u8] = b"\x13/multistream/1.0.0\n\x11/karte/control/1\n\x00\x10\x00\x00";
+/// Bytes of a stream that are sent: all of the request but its end, so that it is held until somebody loses patience.
+const SENT_MAX: usize = 1 << 20;
 
 /// What hostile peers have got so far.
 #[derive(Debug, Default)]
@@ -53,8 +58,7 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// `count` connections to `target`, at most `open_max` at once; a new one comes for one that was ended, until all
-    /// have been. The last ones stay.
+    /// `count` hostile peers, at most `open_max` of them connected at once. Who is refused or ended comes again.
     pub(super) fn start(target: SocketAddr, count: u32, open_max: usize) -> io::Result<Self> {
         let (tally, over) = (Arc::new(Tally::default()), Arc::new(AtomicBool::new(false)));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -78,18 +82,17 @@ impl Drop for Crowd {
 async fn attack(target: SocketAddr, count: u32, open_max: usize, tally: Arc<Tally>, over: Arc<AtomicBool>) {
     let (open, dials) = (Arc::new(Semaphore::new(open_max)), Arc::new(Semaphore::new(DIALS)));
     for number in 0..count {
-        let Ok(place) = open.clone().acquire_owned().await else { return };
-        let Ok(dial) = dials.clone().acquire_owned().await else { return };
-        if over.load(Ordering::Relaxed) {
-            return;
-        }
-        let tally = tally.clone();
+        let (open, dials, tally) = (open.clone(), dials.clone(), tally.clone());
         drop(tokio::spawn(async move {
-            tally.begun.fetch_add(1, Ordering::Relaxed);
-            // However it ends, the daemon ended it.
-            let _ = one(number, target, dial, &tally).await;
-            tally.ended.fetch_add(1, Ordering::Relaxed);
-            drop(place);
+            loop {
+                let Ok(_place) = open.acquire().await else { return };
+                let Ok(dial) = dials.clone().acquire_owned().await else { return };
+                tally.begun.fetch_add(1, Ordering::Relaxed);
+                // However it ends, the daemon ended it.
+                let _ = one(number, target, dial, &tally).await;
+                tally.ended.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(AGAIN).await;
+            }
         }));
     }
     while !over.load(Ordering::Relaxed) {
@@ -196,11 +199,12 @@ fn step(
     Ok(())
 }
 
-/// Writes the opening, then zeros without end. One that the daemon has reset takes nothing more.
+/// Writes the opening, then zeros until a little is missing. One that the daemon has reset takes nothing more.
 fn fill(stream: &mut SubstreamBox, written: &mut usize, context: &mut Context<'_>) {
     const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
-    loop {
-        let rest = OPENING.get(*written..).filter(|rest| !rest.is_empty()).unwrap_or(&ZEROS);
+    while *written < SENT_MAX {
+        let zeros = ZEROS.get(..SENT_MAX - *written).unwrap_or(&ZEROS);
+        let rest = OPENING.get(*written..).filter(|rest| !rest.is_empty()).unwrap_or(zeros);
         match Pin::new(&mut *stream).poll_write(context, rest) {
             Poll::Ready(Ok(count)) if count > 0 => *written += count,
             _ => break,

@@ -49,7 +49,6 @@ pub(super) struct Told {
     pub(super) out: Vec<u8>,
     /// The error object's sentence; else all of stderr.
     pub(super) error: String,
-    pub(super) took: Duration,
 }
 
 /// What a daemon holds just now.
@@ -191,7 +190,6 @@ impl<'a> Node<'a> {
     pub(super) fn tries(&self, words: &[&str]) -> io::Result<Told> {
         // Files, not pipes: a full pipe would block it.
         let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
-        let begun = Instant::now();
         let mut child = self.command(words).stdout(out.try_clone()?).stderr(err.try_clone()?).spawn()?;
         let what = format!("{}: `karte {}` ends", self.name, shown(words));
         let ended = self.stage.looking_every(LOOK_EVERY, &what, COMMAND_MAX, || child.try_wait());
@@ -200,11 +198,10 @@ impl<'a> Node<'a> {
             let _ = child.wait();
             return Err(ended.err().unwrap_or_else(|| unlike(what)));
         };
-        let took = begun.elapsed();
         let said = String::from_utf8_lossy(&all_of(&mut err)?).into_owned();
         let object =
             objects(said.as_bytes()).into_iter().find_map(|item| Some(item["error"].as_str()?.to_owned()));
-        Ok(Told { code: status.code(), out: all_of(&mut out)?, error: object.unwrap_or(said), took })
+        Ok(Told { code: status.code(), out: all_of(&mut out)?, error: object.unwrap_or(said) })
     }
 
     /// Runs a command that must succeed.
