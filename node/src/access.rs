@@ -11,7 +11,7 @@ use crate::failure::{Failure, Kind};
 use crate::keystore::{self, Keys, Keystore, KeystoreError, Lock};
 use crate::network::{self, Limits, NetConfig};
 use crate::runtime::{Parts, Running};
-use crate::settings::{Accept, Settings};
+use crate::settings::{self, Accept, Settings};
 use crate::store::{Blobs, Disk, DiskBlobs, Gravity, Opened, Store, StoreError, StoreKey};
 use karte_protocol::chance::OsChance;
 use karte_protocol::id::RecordId;
@@ -31,10 +31,6 @@ const WAIT_FOR_STORE: Duration = Duration::from_secs(10);
 /// How long a command without a daemon stays connected after its sync, so that the other side can answer what it
 /// was just given.
 const LINGER: Duration = Duration::from_millis(700);
-/// Addresses that are announced. 8: what a card holds (SPEC section 4).
-const ANNOUNCED_MAX: usize = 8;
-/// Length of one, in bytes. 300: what a card holds.
-const ADDRESS_BYTES_MAX: usize = 300;
 
 /// A node to be made.
 pub struct Init {
@@ -148,35 +144,18 @@ pub fn serve_by(
     ready: &mut dyn FnMut(Value),
 ) -> Result<(), Failure> {
     keystore::probe(home).map_err(|error| no_home(error, home))?;
-    let settings = Settings::load(home)?.network;
-    let or = |given: Vec<String>, set| if given.is_empty() { set } else { given };
+    let set = Settings::load(home)?.network;
+    let or = |given: Vec<String>, else_set| if given.is_empty() { else_set } else { given };
     let config = Config {
         home: home.to_owned(),
-        listen: or(serve.listen, settings.listen),
-        announce: checked(or(serve.announce, settings.announce))?,
+        listen: or(serve.listen, set.listen),
+        announce: settings::announced(or(serve.announce, set.announce))?,
         network: true,
         live: true,
         repair: false,
         check: false,
     };
     tokio_runtime()?.block_on(crate::run(config, clock, unlock, ready))
-}
-
-/// Addresses that a card can carry.
-fn checked(announce: Vec<String>) -> Result<Vec<String>, Failure> {
-    for text in &announce {
-        if text.len() > ADDRESS_BYTES_MAX || text.parse::<network::Multiaddr>().is_err() {
-            return Err(Failure::usage(format!(
-                "expected a multiaddress such as /ip4/203.0.113.7/tcp/4747 to announce, got {text:?}"
-            )));
-        }
-    }
-    if announce.len() > ANNOUNCED_MAX {
-        let found = announce.len();
-        return Err(Failure::usage(format!("expected at most {ANNOUNCED_MAX} addresses to announce, got {found}"))
-            .next("A card has no room for more; name those that most people can reach."));
-    }
-    Ok(announce)
 }
 
 /// Opens the store for one command; a daemon that starts meanwhile does it instead.

@@ -20,7 +20,16 @@ const SLICES: u32 = 50;
 const SIDE: u16 = 512;
 /// How long a node may take until it has its place at the relay, and the CT until it is whole.
 const RESERVED_MAX: Duration = Duration::from_secs(30);
+/// How long hole punching is waited for before the CT is sent. It may fail; then the relay carries.
+const PUNCHED_MAX: Duration = Duration::from_secs(10);
 const CT_MAX: Duration = Duration::from_secs(180);
+
+/// By which way two nodes are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    Direct,
+    Relayed,
+}
 
 /// A patient and a clinic, each behind a router of their own.
 pub(super) fn nat(stage: &Stage, _: &Options) -> io::Result<Outcome> {
@@ -110,13 +119,24 @@ impl<'a> World<'a> {
         })?;
         self.stage.say(&format!("a place at the relay after {:.1} s", reserved.as_secs_f64()));
         befriend(self.stage, &holder, &reader)?;
+        let punched = self.stage.until("a direct connection", PUNCHED_MAX, || {
+            Ok((path_to(&reader, &holder.name)? == Some(Path::Direct)).then_some(()))
+        });
+        match punched {
+            Err(error) if error.kind() != io::ErrorKind::TimedOut => return Err(error),
+            punched => self.stage.say(if punched.is_ok() { "directly connected" } else { "over the relay" }),
+        }
         let series = Material::series(self.stage, "ct", SLICES, SIDE)?;
         let begun = Instant::now();
         holder.imports(&series.path)?;
         super::pair::arrives(self.stage, &reader, series.records(), CT_MAX)?;
         let seconds = begun.elapsed().as_secs_f64();
         let is_equal = series.is_all_of(&reader)?;
-        let path = path_to(&reader)?;
+        let path = match path_to(&reader, &holder.name)? {
+            Some(Path::Direct) => "directly",
+            Some(Path::Relayed) => "through the relay",
+            None => "over a connection that is gone",
+        };
         Ok(Outcome::new(
             is_equal,
             format!(
@@ -139,13 +159,15 @@ fn peer_of(node: &Node<'_>) -> io::Result<String> {
         .ok_or_else(|| unlike(format!("expected a device key, got {device:?}")))
 }
 
-/// How the reader is connected with the holder now.
-fn path_to(reader: &Node<'_>) -> io::Result<&'static str> {
+/// How the reader is connected with the holder now; nothing if it is not.
+fn path_to(reader: &Node<'_>, holder: &str) -> io::Result<Option<Path>> {
     let peers = reader.does(&["peers"])?;
-    let of_holder = |peer: &&Value| peer.to_string().contains("hana");
-    let places: Vec<String> = peers.iter().filter(of_holder).map(Value::to_string).collect();
-    Ok(match places.iter().any(|place| !place.contains("p2p-circuit")) {
-        true => "directly",
-        false => "through the relay",
+    let places: Vec<String> =
+        peers.iter().map(Value::to_string).filter(|peer| peer.contains(holder)).collect();
+    let is_direct = places.iter().any(|place| !place.contains("p2p-circuit"));
+    Ok(match places.is_empty() {
+        true => None,
+        false if is_direct => Some(Path::Direct),
+        false => Some(Path::Relayed),
     })
 }

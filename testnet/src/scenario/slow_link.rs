@@ -78,7 +78,7 @@ pub(super) fn slow_link(stage: &Stage, _: &Options) -> io::Result<Outcome> {
         ),
         json!({ "first_picture_s": first_s, "preview_s": preview_s, "series_s": series_s, "equal": is_equal,
                 "import_s": imported.as_secs_f64(), "bytes": series.bytes, "preview_bytes": preview["bytes"], "first_picture_bytes": first_bytes,
-                "passed": passed, "rate": RATE, "round_trip_ms": ROUND_TRIP.as_millis() as u64,
+                "passed": passed, "rate": RATE, "round_trip_s": ROUND_TRIP.as_secs_f64(),
                 "partly_readable": false }),
     ))
 }

@@ -56,14 +56,14 @@ struct Trial {
 
 /// Connections cut at planned bytes.
 pub(super) fn cuts(stage: &Stage, options: &Options) -> io::Result<Outcome> {
-    let mut trials = Vec::new();
+    let (times, mut trials) = (options.times(TIMES), Vec::new());
     let big = Material::file(stage, "cuts", options.size_bytes())?;
     let calm = calm(stage, "cuts-calm", &big)?;
-    trials.push(planned(stage, "halves", &big, calm, |_, time| big.bytes - (big.bytes >> time))?);
-    trials.push(planned(stage, "anywhere", &big, calm, |dice, _| dice.below(big.bytes))?);
+    trials.push(planned(stage, "halves", times, &big, calm, |_, time| big.bytes - (big.bytes >> time))?);
+    trials.push(planned(stage, "anywhere", times, &big, calm, |dice, _| dice.below(big.bytes))?);
     let small = Material::values(stage, "cuts", 0, options.small(SMALL))?;
     let calm = self::calm(stage, "cuts-calm-small", &small)?;
-    trials.push(planned(stage, "small", &small, calm, |dice, _| dice.below(small.bytes))?);
+    trials.push(planned(stage, "small", times, &small, calm, |dice, _| dice.below(small.bytes))?);
     Ok(judged("cut", &trials, &[]))
 }
 
@@ -193,6 +193,7 @@ fn calm(stage: &Stage, name: &str, material: &Material) -> io::Result<u64> {
 fn planned(
     stage: &Stage,
     name: &str,
+    times: u64,
     material: &Material,
     calm: u64,
     mut place: impl FnMut(&mut crate::faults::dice::Dice, u64) -> u64,
@@ -200,7 +201,7 @@ fn planned(
     let mut dice = stage.dice(name);
     let pair = Pair::new(stage, name, Link::default())?;
     let before = pair.passed();
-    for time in 1..=TIMES {
+    for time in 1..=times {
         pair.proxy.plan(Way::FromTarget, before + place(&mut dice, time), Fault::Cut);
     }
     let begun = Instant::now();
