@@ -73,7 +73,7 @@ pub struct Run {
     #[arg(long, default_value_t = 8_000)]
     connections: u32,
     /// Nodes of `churn`
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u8).range(4..=64))]
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u8).range(10..=64))]
     nodes: u8,
     /// The program that is tried. Default: `karte` of the same build, built if need be
     #[arg(long, value_name = "FILE")]
