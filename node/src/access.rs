@@ -11,7 +11,7 @@ use crate::failure::{Failure, Kind};
 use crate::keystore::{self, Keys, Keystore, KeystoreError, Lock};
 use crate::network::{self, Limits, Multiaddr, NetConfig, NetError, ReachConfig, RelayFor};
 use crate::runtime::{Parts, Running};
-use crate::settings::{Accept, Settings};
+use crate::settings::{self, Accept, Settings};
 use crate::store::{Blobs, Disk, DiskBlobs, Gravity, Opened, Store, StoreError, StoreKey};
 use karte_protocol::chance::OsChance;
 use karte_protocol::id::RecordId;
@@ -55,6 +55,8 @@ pub struct Init {
 pub struct Serve {
     /// Multiaddresses; those of the settings if empty.
     pub listen: Vec<String>,
+    /// Multiaddresses for the card; those of the settings if empty.
+    pub announce: Vec<String>,
     /// Relays to keep a place at; those of the settings if empty.
     pub via: Vec<String>,
     /// Be a relay, even if the settings do not say so.
@@ -67,6 +69,8 @@ pub struct Config {
     pub home: PathBuf,
     /// Where to listen; nowhere if empty.
     pub listen: Vec<String>,
+    /// What the card says instead; where it listens, if empty.
+    pub announce: Vec<String>,
     /// How it is found beyond that.
     pub reach: ReachConfig,
     /// Whether it has a network at all.
@@ -154,6 +158,7 @@ pub fn serve_by(
     let config = Config {
         home: home.to_owned(),
         listen: or(serve.listen, &settings.network.listen),
+        announce: settings::announced(or(serve.announce, &settings.network.announce))?,
         reach: reach(&settings, &or(serve.via, &settings.network.relays))?,
         network: true,
         live: true,
@@ -197,8 +202,8 @@ async fn run_alone(
     let calls = matches!(command, Command::Sync { .. } | Command::StoreRepair { .. });
     let repair = matches!(command, Command::StoreRepair { .. });
     let check = command == Command::StoreCheck;
-    let (home, listen, reach) = (home.to_owned(), vec![], ReachConfig::default());
-    let config = Config { home, listen, reach, network: calls, live: false, repair, check };
+    let (home, listen, announce, reach) = (home.to_owned(), vec![], vec![], ReachConfig::default());
+    let config = Config { home, listen, announce, reach, network: calls, live: false, repair, check };
     let running = match start_or_find(&config, Arc::new(SystemClock), unlock).await? {
         Started::Daemon(stream) => return control::ask(stream, &command, sink).await,
         Started::Alone(running) => *running,
@@ -331,8 +336,9 @@ async fn start_or_find(config: &Config, clock: Arc<dyn Clock>, unlock: Unlock) -
         false => None,
     };
     let accept = [settings.accept.contacts, settings.accept.grants, settings.accept.adopt];
-    let home = config.home.clone();
-    Ok(Started::Alone(Box::new(Running::start(Parts { engine, blobs, clock, network, home, accept })?)))
+    let (home, announce) = (config.home.clone(), config.announce.clone());
+    let parts = Parts { engine, blobs, clock, network, announce, home, accept };
+    Ok(Started::Alone(Box::new(Running::start(parts)?)))
 }
 
 /// A store that refuses to open, and says why.

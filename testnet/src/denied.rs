@@ -289,6 +289,7 @@ impl Holder {
             home: home.to_owned(),
             listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
             reach: ReachConfig::default(),
+            announce: vec![],
             network: true,
             live: true,
             repair: false,

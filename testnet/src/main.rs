@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use karte_testnet::faults::{self, Kind, judge, worker};
-use karte_testnet::{bench, decide_bench, denied, fuzz, growth, node, simulate, store_bench};
+use karte_testnet::{bench, decide_bench, denied, fuzz, growth, node, scenario, simulate, store_bench};
 use std::process::ExitCode;
 
 /// Try consent under attack, the store under faults, growth and load, and the parsers with changed files
@@ -35,6 +35,8 @@ enum Command {
     /// Be a daemon whose clock runs ahead; started by journeys
     #[command(hide = true)]
     Node(node::Node),
+    /// Run real nodes through a bad network or among bad neighbours, and say whether the bars hold
+    Run(scenario::Run),
     /// Run worlds of engines under faults and attacks, and judge every step
     Simulate(simulate::command::Simulate),
     /// Carry out a plan; started by `faults`
@@ -106,6 +108,7 @@ fn main() -> ExitCode {
         Command::DeniedTiming(args) => denied::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Node(args) => node::run(args),
+        Command::Run(args) => scenario::run(&args),
         Command::Simulate(args) => simulate::command::simulate(&args),
         Command::FaultsWorker(work) => return worker::work(&work),
         Command::FaultsJudge => return judge::serve(),

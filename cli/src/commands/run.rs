@@ -14,11 +14,17 @@ use serde_json::Value;
     karte run\n  \
     karte run --listen /ip4/0.0.0.0/udp/4711/quic-v1 --listen /ip4/0.0.0.0/tcp/4711\n  \
     karte run --relay --listen /ip4/0.0.0.0/tcp/443\n  \
-    karte run --via /ip4/203.0.113.7/tcp/443/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN")]
+    karte run --via /ip4/203.0.113.7/tcp/443/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN\n  \
+    karte run --announce /ip4/203.0.113.7/tcp/4747")]
 pub(crate) struct Args {
     /// Listen here; may be given several times [default: the settings, which begin with UDP and TCP 4747]
     #[arg(long, value_name = "MULTIADDR")]
     listen: Vec<String>,
+    /// Put this address on the card instead of those it listens on; may be given several times
+    ///
+    /// For a node behind a router that forwards a port to it: others must call the router.
+    #[arg(long, value_name = "MULTIADDR")]
+    announce: Vec<String>,
     /// Keep a place at this relay, so that contacts reach this node behind a NAT; may be given several times
     ///
     /// The relay sees who talks with whom, when and how much, and nothing of what. It must know this node as a contact,
@@ -41,7 +47,8 @@ pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
         let _ =
             if json { output::print_object(told).map_err(Error::from) } else { output::print(&line(&told)) };
     };
-    let serve = Serve { listen: args.listen, via: args.via, relay: args.relay };
+    let Args { listen, announce, via, relay } = args;
+    let serve = Serve { listen, announce, via, relay };
     Ok(access::serve(&session.home, serve, session.unlock(), &mut tell)?)
 }
 

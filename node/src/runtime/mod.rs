@@ -74,6 +74,8 @@ pub(crate) struct Parts {
     pub(crate) blobs: Arc<dyn Blobs>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) network: Option<(Network, mpsc::Receiver<NetEvent>)>,
+    /// Addresses for the card instead of those it listens on, if any.
+    pub(crate) announce: Vec<String>,
     /// The folder of the node.
     pub(crate) home: PathBuf,
     /// What it says yes to by itself: contacts, grants, adopting.
@@ -95,6 +97,7 @@ struct Shared {
     /// recovery.
     signs: RwLock<(By, Arc<Vec<Vec<u8>>>)>,
     network: Option<Network>,
+    announce: Vec<String>,
     next: AtomicU64,
     home: PathBuf,
     accept: [bool; 3],
@@ -132,7 +135,7 @@ pub(crate) struct Running {
 impl Running {
     /// Starts everything on the current tokio runtime.
     pub(crate) fn start(parts: Parts) -> Result<Self, Failure> {
-        let Parts { engine, blobs, clock, network, home, accept } = parts;
+        let Parts { engine, blobs, clock, network, announce, home, accept } = parts;
         let (inbox, inputs) = mpsc::channel(INBOX_MAX);
         let (effects, carried) = mpsc::channel(EFFECTS_MAX);
         let (network, events) =
@@ -147,6 +150,7 @@ impl Running {
             keys: engine.keys(),
             signs: RwLock::new((engine.signer(), Arc::new(engine.identity()))),
             network,
+            announce,
             next: AtomicU64::new(1),
             home,
             accept,
@@ -595,6 +599,10 @@ impl Node {
         let Some(network) = &self.shared.network else {
             return;
         };
+        if !self.shared.announce.is_empty() {
+            self.send(Input::Listening(self.shared.announce.clone())).await;
+            return;
+        }
         let addresses = network.addresses().await.iter().map(ToString::to_string).collect();
         self.send(Input::Listening(addresses)).await;
     }
