@@ -308,6 +308,18 @@ pub(crate) fn sync(items: &[Value]) -> String {
     }
 }
 
+/// One line of `sync --watch`.
+pub(crate) fn arrival(item: &Value) -> String {
+    let text = |name| item.get(name).and_then(Value::as_str).and_then(|id| id.get(..8));
+    match (text("arrived"), text("grant"), item.get("missed").and_then(Value::as_u64)) {
+        (Some(record), Some(grant), _) => format!("Record {record} arrived under grant {grant}."),
+        (_, _, Some(missed)) => {
+            format!("{} arrived that were too many to show: `karte record list`.", count(missed, "record"))
+        }
+        _ => "Watching. Ctrl-C ends it.".into(),
+    }
+}
+
 fn synced(item: &Value) -> String {
     let number = |name| item.get(name).and_then(Value::as_u64).unwrap_or_default();
     let numbers = [number("received"), number("refused"), number("missing")];

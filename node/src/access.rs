@@ -117,7 +117,7 @@ pub fn run(home: &Path, command: Command, unlock: Unlock, sink: &mut dyn Sink) -
     runtime.block_on(async {
         match control::connect(home).await {
             Some(stream) => control::ask(stream, &command, sink).await,
-            None if command == Command::Stop => {
+            None if matches!(command, Command::Stop | Command::Watch) => {
                 Err(Failure::usage("no daemon runs in this home").next("`karte run` starts one."))
             }
             None => run_alone(home, command, unlock, sink).await,

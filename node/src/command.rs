@@ -245,6 +245,8 @@ pub enum Command {
         /// Who asks, for the release.
         staff: String,
     },
+    /// Tells of records as they arrive, until nobody listens. Only a daemon can.
+    Watch,
     /// What happened to the own records.
     AuditList,
     /// This device's age identity, as data.

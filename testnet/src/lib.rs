@@ -1,6 +1,7 @@
 //! What stands on top of the product to try it: worlds of engines without sockets, disks or clocks ([`world`]); the
-//! store under faults ([`faults`]), over a million updates ([`growth`]) and under load (`bench`); decisions over a long
-//! log ([`decide_bench`]); what a refusal tells ([`denied`]); every decoder under changed inputs ([`fuzz`]).
+//! store under faults ([`faults`]), over a million updates ([`growth`]) and under load ([`store_bench`]); decisions over
+//! a long log ([`decide_bench`]); what a refusal tells ([`denied`]); every decoder under changed inputs ([`fuzz`]);
+//! exchange between real processes, beside what users pick instead ([`bench`]).
 //!
 //! Not for: the product. Nothing that users get depends on this crate (`tests/layers` checks it).
 
@@ -20,4 +21,5 @@ pub mod growth;
 pub mod node;
 pub mod shared;
 pub mod simulate;
+pub mod store_bench;
 pub mod world;

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use karte_testnet::faults::{self, Kind, judge, worker};
-use karte_testnet::{bench, decide_bench, denied, fuzz, growth, node, simulate};
+use karte_testnet::{bench, decide_bench, denied, fuzz, growth, node, simulate, store_bench};
 use std::process::ExitCode;
 
 /// Try consent under attack, the store under faults, growth and load, and the parsers with changed files
@@ -19,8 +19,13 @@ enum Command {
     Faults(Faults),
     /// Update a bounded set of rows and payloads, and compare the folder with a fresh one
     Growth(growth::Growth),
+    /// Measure exchange between two nodes against rsync, sendme, scp, age and raw libp2p
+    Bench(bench::BenchArgs),
+    /// Be one end of raw libp2p; started by `bench`
+    #[command(hide = true)]
+    RawLibp2p(bench::raw::RawLibp2p),
     /// Measure durable writes against sled alone, and how long the store takes to start
-    StoreBench(bench::StoreBench),
+    StoreBench(store_bench::StoreBench),
     /// Measure verifying, deciding and starting over a log of many entries
     DecideBench(decide_bench::DecideBench),
     /// Ask for what is denied for five reasons, and see whether bytes or times tell them apart
@@ -94,7 +99,9 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Faults(args) => run_faults(&args),
         Command::Growth(args) => growth::run(&args),
-        Command::StoreBench(args) => bench::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::RawLibp2p(args) => bench::raw::run(&args),
+        Command::StoreBench(args) => store_bench::run(&args),
         Command::DecideBench(args) => decide_bench::run(&args),
         Command::DeniedTiming(args) => denied::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),

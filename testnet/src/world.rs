@@ -500,6 +500,7 @@ impl World {
             Effect::Notice(text) => self.notices.push((at.into(), text)),
             Effect::Fatal(failure) => panic!("{at} failed: {failure}"),
             Effect::Progress { .. }
+            | Effect::Arrived(..)
             | Effect::Signs(..)
             | Effect::Go(..)
             | Effect::StopFetch(_)

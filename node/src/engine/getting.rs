@@ -631,6 +631,7 @@ impl Engine {
             return Ok(false);
         }
         self.put_bytes(LABELS, id.as_bytes(), handed.record.as_bytes(), sealed_label.to_vec())?;
+        self.out.push(Effect::Arrived(id, handed.record));
         if let Some(got) = self.got.get_mut(&id) {
             got.run.received += 1;
             got.run.bytes += handed.bytes;

@@ -220,6 +220,8 @@ pub enum Effect {
     Signs(By, Vec<Vec<u8>>),
     /// Tell the own user, if somebody watches.
     Notice(String),
+    /// A record came under a grant, and is durable.
+    Arrived(GrantId, RecordId),
     /// The daemon should end.
     Stop,
     /// The store failed: nothing further may be promised.
@@ -746,7 +748,8 @@ impl Engine {
             | Command::StoreRepair { .. }
             | Command::StoreStats
             | Command::StoreGc
-            | Command::BackupCreate { .. } => Err(Failure::usage("this is not the engine's work")),
+            | Command::BackupCreate { .. }
+            | Command::Watch => Err(Failure::usage("this is not the engine's work")),
         };
         self.answer(ticket, items.map(Answer::Items));
     }

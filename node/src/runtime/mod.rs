@@ -8,6 +8,7 @@
 //! One thread owns the engine and its store. It handles what waits, commits once for all of it, and only then
 //! lets effects out: nothing is said or sent that could still be lost.
 
+mod arrivals;
 mod bring;
 mod care;
 mod chart;
@@ -105,6 +106,7 @@ struct Shared {
     streams: Mutex<HashMap<StreamId, mpsc::Sender<serve::Order>>>,
     fetches: Mutex<HashMap<GrantId, AbortHandle>>,
     notices: broadcast::Sender<String>,
+    arrivals: broadcast::Sender<arrivals::Arrival>,
     end: watch::Sender<Option<Result<(), Failure>>>,
 }
 
@@ -131,6 +133,7 @@ impl Running {
         let (network, events) =
             network.map_or((None, None), |(network, events)| (Some(network), Some(events)));
         let (notices, _) = broadcast::channel(256);
+        let (arrivals, _) = broadcast::channel(arrivals::WAITING_MAX);
         let (end, _) = watch::channel(None);
         let shared = Arc::new(Shared {
             inbox,
@@ -149,6 +152,7 @@ impl Running {
             streams: Mutex::default(),
             fetches: Mutex::default(),
             notices,
+            arrivals,
             end,
         });
         let (node, party) = (Node { shared }, engine.me().party);
@@ -478,6 +482,7 @@ impl Node {
                 // Nobody may be watching.
                 let _ = self.shared.notices.send(text);
             }
+            Effect::Arrived(grant, record) => self.tell_arrival(grant, record),
             Effect::Stop => self.end(Ok(())),
             Effect::Fatal(failure) => {
                 tracing::error!(%failure, "the node stops");
@@ -620,6 +625,7 @@ impl Node {
             Command::RecordAdd(new) => self.write_by_hand(*new, &out).await,
             Command::RecordShow { id } => self.show_record(id, &out).await,
             Command::Trend(query) => self.trend(*query, &out).await,
+            Command::Watch => self.watch(&out).await,
             Command::RecordExport { filter, form, staff } => self.export(filter, form, staff, &out).await,
             command @ (Command::StoreCheck
             | Command::StoreRebuild

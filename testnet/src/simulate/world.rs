@@ -555,7 +555,7 @@ impl World {
                 }
             }
             Effect::Fatal(failure) => self.breaks("fatal", format!("{} ends: {failure}", NAMES[at])),
-            Effect::Signs(..) | Effect::Notice(_) | Effect::Progress { .. } | Effect::Stop => {}
+            Effect::Signs(..) | Effect::Notice(_) | Effect::Arrived(..) | Effect::Progress { .. } | Effect::Stop => {}
         }
     }
 
