@@ -152,34 +152,27 @@ fn with_reaped(pid: u32) -> io::Result<Cpu> {
     times(pid).map(|(own, reaped)| own.plus(reaped))
 }
 
-/// Looks at the memory of all processes below the bench until it is over.
+/// Looks at the memory of all that is started below the bench and its roots, until it is over.
 fn look(over: &AtomicBool, seen: &Mutex<BTreeMap<&'static str, u64>>, roots: &[(&'static str, u32)]) {
+    // What runs already belongs to other sides, or is a root and counts for itself.
+    let others = children(std::process::id());
     while !over.load(Ordering::Relaxed) {
         for (name, pid) in roots {
-            look_below(*pid, name, roots, seen);
+            look_below(*pid, name, &others, seen);
         }
-        look_below(std::process::id(), COMMANDS, roots, seen);
+        look_below(std::process::id(), COMMANDS, &others, seen);
         std::thread::park_timeout(LOOK_EVERY);
     }
 }
 
-/// Everything that `pid` started, without what runs through and counts for itself.
-fn look_below(
-    pid: u32,
-    name: &'static str,
-    roots: &[(&'static str, u32)],
-    seen: &Mutex<BTreeMap<&'static str, u64>>,
-) {
-    for child in children(pid) {
-        if roots.iter().any(|(_, root)| *root == child) {
-            continue;
-        }
+fn look_below(pid: u32, name: &'static str, others: &[u32], seen: &Mutex<BTreeMap<&'static str, u64>>) {
+    for child in children(pid).into_iter().filter(|child| !others.contains(child)) {
         if let Some(peak) = peak_bytes(child) {
             let mut seen = lock(seen);
             let most = seen.entry(name).or_default();
             *most = peak.max(*most);
         }
-        look_below(child, name, roots, seen);
+        look_below(child, name, others, seen);
     }
 }
 

@@ -126,12 +126,12 @@ pub fn run(args: &BenchArgs) -> io::Result<bool> {
         if !args.work.contains(&chosen) {
             continue;
         }
-        for outcome in bench.works(chosen)? {
+        bench.works(chosen, &mut |outcome| {
             if !args.json {
                 println!("{}", table::of(&outcome, args.profile));
             }
             outcomes.push(outcome);
-        }
+        })?;
     }
     let held = outcomes.iter().all(Outcome::all_held);
     println!("{}", if args.json { bench.json(&outcomes).to_string() } else { bench.last_line(held) });
@@ -139,27 +139,33 @@ pub fn run(args: &BenchArgs) -> io::Result<bool> {
 }
 
 impl Bench {
-    fn works(&self, chosen: Chosen) -> io::Result<Vec<Outcome>> {
+    fn works(&self, chosen: Chosen, done: &mut dyn FnMut(Outcome)) -> io::Result<()> {
         let work = |name, files, bytes, fsync| Work { name, shape: Shape { files, bytes }, fsync };
         match chosen {
             Chosen::W1 => {
                 // A CT study: slices of 512 x 512 samples of 16 bits, with their headers.
                 let work = work("w1", self.scaled(1_000), 526_000, true);
                 let files = Files::make(self, &work)?;
-                Ok(vec![transfer::sealed(&files, &work)?, transfer::plain(&files, &work)?])
+                done(transfer::sealed(&files, &work)?);
+                done(transfer::plain(&files, &work)?);
             }
             Chosen::W2 => {
                 // Observations: a laboratory value as FHIR JSON.
                 let work = work("w2", self.scaled(10_000), 1_200, true);
-                Ok(vec![transfer::sealed(&Files::make(self, &work)?, &work)?])
+                done(transfer::sealed(&Files::make(self, &work)?, &work)?);
             }
             Chosen::W3 => {
                 let work = work("w3", 1, self.scaled(2 << 30), false);
                 let files = Files::make(self, &work)?;
-                Ok(vec![transfer::sealed(&files, &work)?, transfer::import(&files)?])
+                done(transfer::sealed(&files, &work)?);
+                done(transfer::import(&files)?);
             }
-            Chosen::W4 => Ok(vec![small::warm(self)?, small::cold(self)?]),
+            Chosen::W4 => {
+                done(small::warm(self)?);
+                done(small::cold(self)?);
+            }
         }
+        Ok(())
     }
 
     /// So much of a number, and never nothing.

@@ -113,7 +113,7 @@ fn server_config(folder: &Path, port: u16) -> String {
     format!(
         "ListenAddress 127.0.0.1\nPort {port}\nHostKey \"{folder}/host\"\nAuthorizedKeysFile \"{folder}/authorized\"\n\
          PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-         PermitRootLogin prohibit-password\nLogLevel ERROR\nPrintMotd no\n"
+         PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\nLogLevel ERROR\nPrintMotd no\n"
     )
 }
 
