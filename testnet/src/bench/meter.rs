@@ -188,3 +188,22 @@ fn children(pid: u32) -> Vec<u32> {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// A process that is waited for counts with the commands, by its time and by the memory it held.
+    #[test]
+    fn what_a_command_cost_is_seen() {
+        let meter = Meter::start(&[]).unwrap();
+        let script =
+            "x=$(head -c 20000000 /dev/zero | tr '\\0' a); i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
+        assert!(Command::new("sh").args(["-c", script]).status().unwrap().success());
+        let costs = meter.stop().unwrap();
+        let cost = costs.get(COMMANDS).copied().unwrap();
+        assert!(cost.cpu.total_s() > 0.0, "it took time: {cost:?}");
+        assert!(cost.peak_bytes > 20_000_000, "it held 20 MB: {cost:?}");
+    }
+}

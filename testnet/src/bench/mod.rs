@@ -118,6 +118,12 @@ pub fn run(args: &BenchArgs) -> io::Result<bool> {
             "expected a folder without quotes in its name: ssh is told of it. Use --dir.",
         ));
     }
+    if files::is_memory(&folder)? {
+        eprintln!(
+            "{} is kept in memory, where fsync costs nothing: --dir names a real disk",
+            folder.display()
+        );
+    }
     let keeper = Keeper::new(&folder)?;
     let karte = build::karte(args.karte.as_deref())?;
     let bench = Bench {

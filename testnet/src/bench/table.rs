@@ -78,5 +78,5 @@ fn line(bar: &Bar) -> String {
         Bound::AtLeast(bound) => ("at least", bound),
         Bound::AtMost(bound) => ("at most", bound),
     };
-    format!("  {word}: {}: {:.2} ({sense} {bound})\n", bar.name, bar.value)
+    format!("  {word}: {}: {:.3} ({sense} {bound})\n", bar.name, bar.value)
 }
