@@ -55,9 +55,11 @@ impl Meter {
             counted.push((*name, *pid, with_reaped(*pid)?));
         }
         let (over, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::default()));
+        // What runs already belongs to other sides, or is a root and counts for itself.
+        let others = children(std::process::id());
         let looker = std::thread::spawn({
             let (over, seen, roots) = (over.clone(), seen.clone(), roots.to_vec());
-            move || look(&over, &seen, &roots)
+            move || look(&over, &seen, &roots, &others)
         });
         let reaped = times(std::process::id())?.1;
         Ok(Self { roots: counted, reaped, over, seen, looker: Some(looker) })
@@ -153,14 +155,17 @@ fn with_reaped(pid: u32) -> io::Result<Cpu> {
 }
 
 /// Looks at the memory of all that is started below the bench and its roots, until it is over.
-fn look(over: &AtomicBool, seen: &Mutex<BTreeMap<&'static str, u64>>, roots: &[(&'static str, u32)]) {
-    // What runs already belongs to other sides, or is a root and counts for itself.
-    let others = children(std::process::id());
+fn look(
+    over: &AtomicBool,
+    seen: &Mutex<BTreeMap<&'static str, u64>>,
+    roots: &[(&'static str, u32)],
+    others: &[u32],
+) {
     while !over.load(Ordering::Relaxed) {
         for (name, pid) in roots {
-            look_below(*pid, name, &others, seen);
+            look_below(*pid, name, others, seen);
         }
-        look_below(std::process::id(), COMMANDS, &others, seen);
+        look_below(std::process::id(), COMMANDS, others, seen);
         std::thread::park_timeout(LOOK_EVERY);
     }
 }
