@@ -5,8 +5,17 @@ use std::process::Command;
 
 #[test]
 fn every_command_explains_itself() {
-    let named =
-        ["faults", "growth", "store-bench", "decide-bench", "denied-timing", "fuzz", "simulate", "run"];
+    let named = [
+        "bench",
+        "faults",
+        "growth",
+        "store-bench",
+        "decide-bench",
+        "denied-timing",
+        "fuzz",
+        "simulate",
+        "run",
+    ];
     for name in named {
         let told = Command::new(env!("CARGO_BIN_EXE_testnet")).args([name, "--help"]).output().unwrap();
         let text = String::from_utf8(told.stdout).unwrap();

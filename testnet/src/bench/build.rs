@@ -12,8 +12,8 @@ pub(super) fn karte(named: Option<&Path>) -> io::Result<PathBuf> {
     }
     let testnet = std::env::current_exe()?;
     // Unit and integration tests run one folder deeper.
-    let folders = testnet.ancestors().skip(1).take(2);
-    let folder = folders.filter(|folder| !folder.ends_with("deps")).next().unwrap_or(Path::new("."));
+    let folder = testnet.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
+    let folder = folder.unwrap_or(Path::new("."));
     if let Some(cargo) = std::env::var_os("CARGO") {
         build(Command::new(cargo), folder)?;
     }

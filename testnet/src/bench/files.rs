@@ -107,6 +107,13 @@ pub(super) fn settle(folder: &Path) -> io::Result<()> {
     Ok(rustix::fs::syncfs(File::open(folder)?)?)
 }
 
+/// Whether a folder lies in memory (`tmpfs`) and on no disk.
+pub(super) fn is_memory(folder: &Path) -> io::Result<bool> {
+    /// `TMPFS_MAGIC` of statfs(2).
+    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+    Ok(rustix::fs::statfs(folder)?.f_type == TMPFS)
+}
+
 fn visit(folder: &Path, each: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -117,4 +124,26 @@ fn visit(folder: &Path, each: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_or_changed_did_not_come() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
+        let shape = Shape { files: 3, bytes: 1_200 };
+        make(&one, shape, 7).unwrap();
+        make(&other, shape, 7).unwrap();
+        let sent = contents(&one).unwrap();
+        assert_eq!(sent.len(), 3, "no file is like another");
+        all_came(&sent, &other).unwrap();
+        let file = other.join("00001.bin");
+        fs::write(&file, fs::read(&file).unwrap().split_last().unwrap().1).unwrap();
+        all_came(&sent, &other).unwrap_err();
+        make(&other, shape, 8).unwrap();
+        all_came(&sent, &other).unwrap_err();
+    }
 }

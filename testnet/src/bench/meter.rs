@@ -55,9 +55,11 @@ impl Meter {
             counted.push((*name, *pid, with_reaped(*pid)?));
         }
         let (over, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::default()));
+        // What runs already belongs to other sides, or is a root and counts for itself.
+        let others = children(std::process::id());
         let looker = std::thread::spawn({
             let (over, seen, roots) = (over.clone(), seen.clone(), roots.to_vec());
-            move || look(&over, &seen, &roots)
+            move || look(&over, &seen, &roots, &others)
         });
         let reaped = times(std::process::id())?.1;
         Ok(Self { roots: counted, reaped, over, seen, looker: Some(looker) })
@@ -153,14 +155,17 @@ fn with_reaped(pid: u32) -> io::Result<Cpu> {
 }
 
 /// Looks at the memory of all that is started below the bench and its roots, until it is over.
-fn look(over: &AtomicBool, seen: &Mutex<BTreeMap<&'static str, u64>>, roots: &[(&'static str, u32)]) {
-    // What runs already belongs to other sides, or is a root and counts for itself.
-    let others = children(std::process::id());
+fn look(
+    over: &AtomicBool,
+    seen: &Mutex<BTreeMap<&'static str, u64>>,
+    roots: &[(&'static str, u32)],
+    others: &[u32],
+) {
     while !over.load(Ordering::Relaxed) {
         for (name, pid) in roots {
-            look_below(*pid, name, &others, seen);
+            look_below(*pid, name, others, seen);
         }
-        look_below(std::process::id(), COMMANDS, &others, seen);
+        look_below(std::process::id(), COMMANDS, others, seen);
         std::thread::park_timeout(LOOK_EVERY);
     }
 }
@@ -187,4 +192,23 @@ fn children(pid: u32) -> Vec<u32> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// A process that is waited for counts with the commands, by its time and by the memory it held.
+    #[test]
+    fn what_a_command_cost_is_seen() {
+        let meter = Meter::start(&[]).unwrap();
+        let script =
+            "x=$(head -c 20000000 /dev/zero | tr '\\0' a); i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
+        assert!(Command::new("sh").args(["-c", script]).status().unwrap().success());
+        let costs = meter.stop().unwrap();
+        let cost = costs.get(COMMANDS).copied().unwrap();
+        assert!(cost.cpu.total_s() > 0.0, "it took time: {cost:?}");
+        assert!(cost.peak_bytes > 20_000_000, "it held 20 MB: {cost:?}");
+    }
 }

@@ -33,6 +33,7 @@ use serde_json::{Value, json};
 use ssh::Ssh;
 use std::io;
 use std::path::PathBuf;
+use std::process::Command;
 use tools::Tools;
 use transfer::{Files, Work};
 
@@ -93,6 +94,8 @@ struct Bench {
     /// Everything is made in here, and goes with it.
     folder: PathBuf,
     karte: PathBuf,
+    /// What it says of its version.
+    version: String,
     testnet: PathBuf,
     tools: Tools,
     /// No program but ours is run, whatever is installed.
@@ -109,10 +112,25 @@ pub fn run(args: &BenchArgs) -> io::Result<bool> {
     std::fs::create_dir_all(&base)?;
     // Made before the processes and removed after them.
     let scratch = tempfile::Builder::new().prefix("karte-bench-").tempdir_in(base)?;
+    let folder = scratch.path().to_owned();
+    if folder.to_string_lossy().contains(['\'', '"']) {
+        return Err(io::Error::other(
+            "expected a folder without quotes in its name: ssh is told of it. Use --dir.",
+        ));
+    }
+    if files::is_memory(&folder)? {
+        eprintln!(
+            "{} is kept in memory, where fsync costs nothing: --dir names a real disk",
+            folder.display()
+        );
+    }
+    let keeper = Keeper::new(&folder)?;
+    let karte = build::karte(args.karte.as_deref())?;
     let bench = Bench {
-        keeper: Keeper::new(scratch.path())?,
-        folder: scratch.path().to_owned(),
-        karte: build::karte(args.karte.as_deref())?,
+        version: keeper.run(Command::new(&karte).arg("--version"))?.out.trim().to_owned(),
+        keeper,
+        folder,
+        karte,
         testnet: std::env::current_exe()?,
         tools: if args.alone { Tools::default() } else { Tools::find() },
         alone: args.alone,
@@ -215,7 +233,7 @@ impl Bench {
         let file = self.folder.join("age.key");
         let keygen = self.tools.path("age-keygen").or_else(|_| self.tools.path("rage-keygen"))?;
         if !file.is_file() {
-            self.keeper.run(std::process::Command::new(keygen).arg("-o").arg(&file))?;
+            self.keeper.run(Command::new(keygen).arg("-o").arg(&file))?;
         }
         let key = std::fs::read_to_string(&file)?;
         let recipient = key.split_whitespace().find(|word| word.starts_with("age1"));
@@ -231,6 +249,7 @@ impl Bench {
             "scale": self.scale,
             "seed": self.seed,
             "transport": self.transport.name(),
+            "karte": self.version,
             "cores": std::thread::available_parallelism().map_or(0, usize::from),
         })
     }

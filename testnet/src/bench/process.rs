@@ -226,3 +226,44 @@ fn words_of(command: &Command) -> String {
     let words: Vec<_> = words.map(std::ffi::OsStr::to_string_lossy).collect();
     words.join(" ").chars().take(300).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keeper() -> (tempfile::TempDir, Keeper) {
+        let folder = tempfile::tempdir().unwrap();
+        let keeper = Keeper::new(folder.path()).unwrap();
+        (folder, keeper)
+    }
+
+    #[test]
+    fn a_failure_is_told_in_the_words_of_the_program() {
+        let (_folder, keeper) = keeper();
+        let ran = keeper.run(Command::new("sh").args(["-c", "echo no such thing >&2; exit 3"]));
+        let told = ran.map(|finished| finished.out).unwrap_err().to_string();
+        assert!(told.contains("no such thing") && told.contains("exit status: 3"), "{told}");
+    }
+
+    #[test]
+    fn a_dropped_process_ends_with_all_that_it_started_also_when_frozen() {
+        let (_folder, keeper) = keeper();
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 1000 & echo $!; wait"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut process = keeper.start(&mut command).unwrap();
+        let mut below = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(process.take_stdout().unwrap()), &mut below).unwrap();
+        process.freeze(true).unwrap();
+        assert!(process.is_alive());
+        let stat = format!("/proc/{}/stat", below.trim());
+        let runs = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+        assert!(runs(), "what it started runs");
+        drop(process);
+        let begun = Instant::now();
+        while runs() {
+            assert!(begun.elapsed() < END_MAX, "it ends with its group");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(keeper.shared.running().is_empty());
+    }
+}

@@ -18,8 +18,12 @@ pub(super) struct Sample {
 
 /// One of those that are compared.
 pub(super) struct Side<'a> {
-    pub(super) name: &'static str,
-    pub(super) run: Box<dyn FnMut() -> io::Result<Sample> + 'a>,
+    name: &'static str,
+    run: Box<dyn FnMut() -> io::Result<Sample> + 'a>,
+    is_peer: bool,
+    samples: Vec<Sample>,
+    /// Why it runs no more.
+    failed: Option<String>,
 }
 
 /// Its samples, one a round.
@@ -59,37 +63,64 @@ pub(super) enum Bound {
 }
 
 impl<'a> Side<'a> {
-    pub(super) fn new(name: &'static str, run: impl FnMut() -> io::Result<Sample> + 'a) -> Self {
-        Self { name, run: Box::new(run) }
+    /// One of ours: if it fails, the bench does.
+    pub(super) fn ours(name: &'static str, run: impl FnMut() -> io::Result<Sample> + 'a) -> Self {
+        Self { name, run: Box::new(run), is_peer: false, samples: Vec::new(), failed: None }
+    }
+
+    /// A program of others: if it fails, it is told as not run.
+    pub(super) fn peer(name: &'static str, run: impl FnMut() -> io::Result<Sample> + 'a) -> Self {
+        Self { is_peer: true, ..Self::ours(name, run) }
+    }
+
+    /// Runs it once; `which` says for whom it is told.
+    fn takes_its_turn(&mut self, work: &str, which: &str) -> io::Result<Option<Sample>> {
+        match (self.run)() {
+            Ok(sample) => {
+                eprintln!("{work}, {which}: {} {:.3} s", self.name, sample.wall.as_secs_f64());
+                Ok(Some(sample))
+            }
+            Err(error) if self.is_peer && error.kind() != io::ErrorKind::Interrupted => {
+                eprintln!("{work}, {which}: {} failed: {error}", self.name);
+                self.failed = Some(error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(io::Error::new(error.kind(), format!("{work}, {}: {error}", self.name))),
+        }
     }
 }
 
 /// Runs all sides in turn: a warm-up that does not count, then the rounds, every second one in the other direction.
-pub(super) fn in_turns(bench: &Bench, work: &str, mut sides: Vec<Side<'_>>) -> io::Result<Vec<Measured>> {
-    let empty = |side: &Side<'_>| Measured { name: side.name, samples: Vec::new() };
-    let mut measured: Vec<Measured> = sides.iter().map(empty).collect();
+/// A peer that fails is left out from there on, and told in `not_run`.
+pub(super) fn in_turns(
+    bench: &Bench,
+    work: &str,
+    mut sides: Vec<Side<'_>>,
+    not_run: &mut Vec<String>,
+) -> io::Result<Vec<Measured>> {
     for round in 0..=bench.rounds {
-        let mut turn: Vec<_> = sides.iter_mut().zip(&mut measured).collect();
+        let which = match round {
+            0 => "warm-up".to_owned(),
+            round => format!("round {round} of {}", bench.rounds),
+        };
+        let mut turn: Vec<_> = sides.iter_mut().filter(|side| side.failed.is_none()).collect();
         if round % 2 == 1 {
             turn.reverse();
         }
-        for (side, measured) in turn {
+        for side in turn {
             bench.keeper.check()?;
             settle(&bench.folder)?;
-            let sample = (side.run)().map_err(|error| naming(work, side.name, error))?;
-            let which =
-                if round == 0 { "warm-up".to_owned() } else { format!("round {round} of {}", bench.rounds) };
-            eprintln!("{work}, {which}: {} {:.3} s", side.name, sample.wall.as_secs_f64());
-            if round > 0 {
-                measured.samples.push(sample);
-            }
+            let sample = side.takes_its_turn(work, &which)?;
+            side.samples.extend(sample.filter(|_| round > 0));
         }
     }
-    Ok(measured)
-}
-
-fn naming(work: &str, side: &str, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{work}, {side}: {error}"))
+    let (failed, whole): (Vec<_>, Vec<_>) = sides.into_iter().partition(|side| side.failed.is_some());
+    not_run.extend(
+        failed
+            .iter()
+            .map(|side| format!("{}: it failed: {}", side.name, side.failed.as_deref().unwrap_or_default())),
+    );
+    Ok(whole.into_iter().map(|side| Measured { name: side.name, samples: side.samples }).collect())
 }
 
 /// How many times as long the other took as Karte, round by round; the median. None if either was not run.

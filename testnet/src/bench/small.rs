@@ -204,17 +204,17 @@ pub(super) fn cold(bench: &Bench) -> io::Result<Outcome> {
     let (ssh, mut not_run) = bench.ssh("scp");
     // Every side takes its own numbers, so that no record is known already.
     let (mut ours, mut theirs, mut copied) = (0, 1_000_000, 2_000_000);
-    let mut sides = vec![Side::new(KARTE, || {
+    let mut sides = vec![Side::ours(KARTE, || {
         middle_of(|| karte_cold(bench, (&holder, &reader, &grant), &folder, &mut ours))
     })];
     match bench.lacks(&["sendme"]) {
         Some(why) => not_run.push(format!("sendme: {why}")),
-        None => sides.push(Side::new("sendme", || middle_of(|| sendme_cold(bench, &folder, &mut theirs)))),
+        None => sides.push(Side::peer("sendme", || middle_of(|| sendme_cold(bench, &folder, &mut theirs)))),
     }
     if let Some(ssh) = &ssh {
-        sides.push(Side::new("scp", || middle_of(|| scp_cold(bench, ssh, &folder, &mut copied))));
+        sides.push(Side::peer("scp", || middle_of(|| scp_cold(bench, ssh, &folder, &mut copied))));
     }
-    let sides = in_turns(bench, "w4 cold", sides)?;
+    let sides = in_turns(bench, "w4 cold", sides, &mut not_run)?;
     // As a share of sendme: the inverse of how many times as long it took.
     let share = times_of(&sides, "sendme").map(|times| 1.0 / times);
     let bar = Bar::at_most("w4 cold karte sync, times as long as sendme", share, 1.0);

@@ -5,6 +5,19 @@ use comfy_table::{CellAlignment, Table, presets};
 
 /// One work: its sides, or with `profile` each of their parts, then its bars and what was not run.
 pub(super) fn of(outcome: &Outcome, profile: bool) -> String {
+    let mut text = format!("{}: {}\n", outcome.work, outcome.what);
+    if !outcome.sides.is_empty() {
+        text.push_str(&format!("{}\n", sides(outcome, profile)));
+    }
+    for (name, value) in &outcome.numbers {
+        text.push_str(&format!("  {name} {value:.3}\n"));
+    }
+    outcome.bars.iter().for_each(|bar| text.push_str(&line(bar)));
+    outcome.not_run.iter().for_each(|why| text.push_str(&format!("  not run: {why}\n")));
+    text
+}
+
+fn sides(outcome: &Outcome, profile: bool) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["", "wall s", "user s", "system s", "peak MiB", "times Karte's"]);
@@ -17,13 +30,7 @@ pub(super) fn of(outcome: &Outcome, profile: bool) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let mut text = format!("{}: {}\n{table}\n", outcome.work, outcome.what);
-    for (name, value) in &outcome.numbers {
-        text.push_str(&format!("  {name} {value:.3}\n"));
-    }
-    outcome.bars.iter().for_each(|bar| text.push_str(&line(bar)));
-    outcome.not_run.iter().for_each(|why| text.push_str(&format!("  not run: {why}\n")));
-    text
+    table
 }
 
 fn row(side: &Measured, sides: &[Measured]) -> Vec<String> {
@@ -71,5 +78,5 @@ fn line(bar: &Bar) -> String {
         Bound::AtLeast(bound) => ("at least", bound),
         Bound::AtMost(bound) => ("at most", bound),
     };
-    format!("  {word}: {}: {:.2} ({sense} {bound})\n", bar.name, bar.value)
+    format!("  {word}: {}: {:.3} ({sense} {bound})\n", bar.name, bar.value)
 }

@@ -9,7 +9,7 @@ use super::files::{self, Shape};
 use super::karte::{Grants, Node};
 use super::meter::Meter;
 use super::raw;
-use super::rounds::{Bar, Measured, Outcome, Sample, Side, in_turns, times_of};
+use super::rounds::{Bar, KARTE, Measured, Outcome, Sample, Side, in_turns, times_of};
 use super::ssh::Ssh;
 use super::{Bench, sendme};
 use std::collections::BTreeSet;
@@ -91,18 +91,18 @@ pub(super) fn sealed(files: &Files<'_>, work: &Work) -> io::Result<Outcome> {
     let mut pair = raw::Pair::start(&bench.keeper, &bench.testnet)?;
     let (ssh, mut not_run) = bench.ssh("rsync");
     let mut sides = vec![
-        Side::new(super::rounds::KARTE, || karte_sealed(files, &holder)),
-        Side::new(RAW, || raw_libp2p(&mut pair, files.shape.total_bytes())),
+        Side::ours(KARTE, || karte_sealed(files, &holder)),
+        Side::ours(RAW, || raw_libp2p(&mut pair, files.shape.total_bytes())),
     ];
     if let Some(ssh) = &ssh {
         let name = if work.fsync { RSYNC_FSYNC } else { RSYNC };
-        sides.push(Side::new(name, || rsync(files, ssh, work.fsync)));
+        sides.push(Side::peer(name, || rsync(files, ssh, work.fsync)));
     }
     match bench.lacks(&["sendme"]) {
         Some(why) => not_run.push(format!("sendme: {why}")),
-        None => sides.push(Side::new(SENDME, || send_me(files))),
+        None => sides.push(Side::peer(SENDME, || send_me(files))),
     }
-    let sides = in_turns(bench, &format!("{} sealed", work.name), sides)?;
+    let sides = in_turns(bench, &format!("{} sealed", work.name), sides, &mut not_run)?;
     let bars = bars_of_sealed(work.name, &sides);
     let what = format!(
         "{} of {} bytes, sealed at the sender; verified, fsynced and committed at the reader",
@@ -124,7 +124,7 @@ fn bars_of_sealed(work: &str, sides: &[Measured]) -> Vec<Bar> {
             Bar::at_least("w2, times as fast as sendme", times(SENDME), 4.0),
         ],
         _ => {
-            let karte = sides.iter().find(|side| side.name == super::rounds::KARTE);
+            let karte = sides.iter().find(|side| side.name == KARTE);
             #[expect(clippy::cast_precision_loss, reason = "memory of a process is far below 2^52 bytes")]
             let peak_mib = karte.map(|karte| karte.peak_bytes() as f64 / f64::from(1 << 20));
             vec![
@@ -143,8 +143,8 @@ fn rates(shape: Shape, sides: &[Measured]) -> Vec<(&'static str, f64)> {
     let (bytes, records) = (shape.total_bytes() as f64, shape.files as f64);
     let wall = |name: &str| sides.iter().find(|side| side.name == name).map_or(f64::NAN, Measured::wall_s);
     vec![
-        ("karte_mb_per_s", bytes / 1e6 / wall(super::rounds::KARTE)),
-        ("karte_records_per_s", records / wall(super::rounds::KARTE)),
+        ("karte_mb_per_s", bytes / 1e6 / wall(KARTE)),
+        ("karte_records_per_s", records / wall(KARTE)),
         ("raw_mb_per_s", bytes / 1e6 / wall(RAW)),
     ]
 }
@@ -214,15 +214,15 @@ pub(super) fn by_sendme(bench: &Bench, from: &Path, work: &Path, to: &Path) -> i
 pub(super) fn plain(files: &Files<'_>, work: &Work) -> io::Result<Outcome> {
     let bench = files.bench;
     let (ssh, mut not_run) = bench.ssh("rsync");
-    let mut sides = vec![Side::new(super::rounds::KARTE, || karte_plain(files))];
+    let mut sides = vec![Side::ours(KARTE, || karte_plain(files))];
     if let Some(ssh) = &ssh {
-        sides.push(Side::new(RSYNC_FSYNC, || rsync(files, ssh, true)));
+        sides.push(Side::peer(RSYNC_FSYNC, || rsync(files, ssh, true)));
         match bench.lacks(&["age", "age-keygen"]) {
             Some(why) => not_run.push(format!("{AGE_SSH}: {why}")),
-            None => sides.push(Side::new(AGE_SSH, || age_ssh(files, ssh))),
+            None => sides.push(Side::peer(AGE_SSH, || age_ssh(files, ssh))),
         }
     }
-    let sides = in_turns(bench, &format!("{} plain", work.name), sides)?;
+    let sides = in_turns(bench, &format!("{} plain", work.name), sides, &mut not_run)?;
     let times = times_of(&sides, RSYNC_FSYNC);
     let bar = Bar::at_least("w1 plain file to plain file, times as fast as rsync --fsync", times, 1.4);
     let what = format!(
@@ -280,14 +280,14 @@ fn age_ssh(files: &Files<'_>, ssh: &Ssh) -> io::Result<Sample> {
 pub(super) fn import(files: &Files<'_>) -> io::Result<Outcome> {
     let bench = files.bench;
     let mut not_run = Vec::new();
-    let mut sides = vec![Side::new(super::rounds::KARTE, || karte_import(files))];
+    let mut sides = vec![Side::ours(KARTE, || karte_import(files))];
     for (program, name) in [("rage", RAGE), ("age", AGE)] {
         match bench.lacks(&[program]).or_else(|| bench.age_key().err().map(|error| error.to_string())) {
             Some(why) => not_run.push(format!("{name}: {why}")),
-            None => sides.push(Side::new(name, move || to_nowhere(files, program))),
+            None => sides.push(Side::peer(name, move || to_nowhere(files, program))),
         }
     }
-    let sides = in_turns(bench, "w3 import", sides)?;
+    let sides = in_turns(bench, "w3 import", sides, &mut not_run)?;
     let bar = Bar::at_least("import of w3, times as fast as rage to /dev/null", times_of(&sides, RAGE), 0.8);
     let what = format!("one file of {} bytes read, sealed, hashed, stored and fsynced", files.shape.bytes);
     let bars = bar.into_iter().collect();
