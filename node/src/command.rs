@@ -355,6 +355,8 @@ pub struct HowToRead {
     pub map: Option<String>,
     /// The folder of JSON schemas that Open mHealth data points are judged by.
     pub schemas: Option<PathBuf>,
+    /// A FHIR request priority for all of it; what is not `routine` overtakes other records.
+    pub urgency: Option<String>,
 }
 
 /// A record written by hand.

@@ -36,6 +36,11 @@ pub(crate) struct Args {
     /// A clinic that writes for a patient names the patient here, and then grants the records to them.
     #[arg(long, value_name = "CONTACT")]
     subject: Option<String>,
+    /// How urgent they are: routine, urgent, asap or stat (FHIR request priorities) [default: nothing is said]
+    ///
+    /// What is not routine overtakes all that is on its way to the same reader.
+    #[arg(long, value_name = "PRIORITY")]
+    urgency: Option<String>,
     /// Which person of a table that holds several, or `all`
     #[arg(long, value_name = "ID")]
     person: Option<String>,
@@ -53,7 +58,7 @@ pub(crate) fn run(session: &Session, args: Args) -> Result<(), Error> {
     let map = args.map.as_deref().map(mapping).transpose()?;
     let schemas = args.schemas.map(std::path::absolute).transpose();
     let schemas = schemas.map_err(|error| Failure::usage(format!("a path cannot be used: {error}")))?;
-    let how = HowToRead { person: args.person, map, schemas };
+    let how = HowToRead { person: args.person, map, schemas, urgency: args.urgency };
     let command = Command::Import { paths, format: args.format, subject: args.subject, how };
     session.show(command, came_in)
 }

@@ -12,7 +12,7 @@ use crate::import::{self, Body, CsvMap, Facts, Finding, Format, SchemaId, Wearab
 use karte_protocol::id::{Digest, PartyId, RecordId, digest};
 use karte_protocol::label::{Code, Effective, Group, Label, seal_label};
 use karte_protocol::limits::SLICE_BYTES_MAX;
-use karte_protocol::rank::ORDINARY;
+use karte_protocol::rank::{ORDINARY, PRIORITIES};
 use karte_protocol::seal::{Sealed, seal, seal_large};
 use karte_protocol::shelf::Handed;
 use karte_protocol::signed::{Signed, Verified};
@@ -70,6 +70,7 @@ fn next_wave(group: Vec<Hashed>) -> (Vec<Hashed>, Vec<Hashed>) {
 struct Bringing<'a> {
     node: &'a Node,
     subject: PartyId,
+    urgency: Option<String>,
     out: &'a mpsc::Sender<Out>,
     group: Vec<Finding>,
     group_bytes: u64,
@@ -88,11 +89,13 @@ impl Node {
         how: HowToRead,
         out: &mpsc::Sender<Out>,
     ) -> Result<(), Failure> {
+        let urgency = urgency_of(how.urgency.clone())?;
         let options = options_of(&format, how)?;
         let (node, out) = (self.clone(), out.clone());
         let work = tokio::task::spawn_blocking(move || {
             let subject = node.subject(subject)?;
-            bring(&node, &paths, &options, subject, &out)
+            let bringing = Bringing { urgency, ..Bringing::new(&node, subject, &out) };
+            bring(&paths, &options, bringing)
         });
         work.await.map_err(|_| Failure::failed("the import ended badly"))?
     }
@@ -143,14 +146,18 @@ fn options_of(format: &str, how: HowToRead) -> Result<import::Options, Failure> 
     Ok(import::Options { format, wearable, ..import::Options::default() })
 }
 
-fn bring(
-    node: &Node,
-    paths: &[PathBuf],
-    options: &import::Options,
-    subject: PartyId,
-    out: &mpsc::Sender<Out>,
-) -> Result<(), Failure> {
-    let mut bringing = Bringing::new(node, subject, out);
+/// A FHIR request priority.
+fn urgency_of(urgency: Option<String>) -> Result<Option<String>, Failure> {
+    match urgency {
+        Some(other) if !PRIORITIES.contains(&other.as_str()) => {
+            Err(Failure::usage(format!("expected an urgency of {}, got {other:?}", PRIORITIES.join(", "))))
+        }
+        urgency => Ok(urgency),
+    }
+}
+
+fn bring(paths: &[PathBuf], options: &import::Options, mut bringing: Bringing<'_>) -> Result<(), Failure> {
+    let (node, subject) = (bringing.node, bringing.subject);
     let totals = import::import(paths, options, &mut |event| bringing.take(event))
         .map_err(|error| Failure::usage(error.to_string()))?;
     if bringing.failure.is_none() && !totals.stopped {
@@ -189,7 +196,17 @@ fn bring(
 impl<'a> Bringing<'a> {
     fn new(node: &'a Node, subject: PartyId, out: &'a mpsc::Sender<Out>) -> Self {
         let summary = Summary::default();
-        Self { node, subject, out, group: vec![], group_bytes: 0, summary, has_session: false, failure: None }
+        Self {
+            node,
+            subject,
+            urgency: None,
+            out,
+            group: vec![],
+            group_bytes: 0,
+            summary,
+            has_session: false,
+            failure: None,
+        }
     }
 
     fn take(&mut self, event: import::Event) -> ControlFlow<()> {
@@ -327,6 +344,7 @@ impl<'a> Bringing<'a> {
             derived_from: derived
                 .filter_map(|hash| known.plaintexts.get(&Digest::from(*hash)).copied())
                 .collect(),
+            urgency: self.urgency.clone(),
             ..label_of(self.subject, &finding.facts, &sealed)
         };
         let (by, identity) = shared.signs();

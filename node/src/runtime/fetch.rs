@@ -14,8 +14,10 @@ use super::intake::{Done, Intake, List, prepare};
 use super::{Node, lock};
 use crate::engine::{Arrival, Authors, Expected, FetchEnd, Input, judge};
 use crate::network::{FrameReceiver, FrameSender};
+use crate::store::StoreError;
 use karte_protocol::id::{DeviceId, GrantId, RecordId};
 use karte_protocol::message::{Fetch, Frame};
+use karte_protocol::shelf::Handed;
 use std::collections::VecDeque;
 use std::sync::mpsc as threads;
 use std::time::Duration;
@@ -227,7 +229,7 @@ fn sync_groups(node: &Node, of: Of, doing: &threads::Receiver<Done>) {
         let mut ended = None;
         for done in std::iter::once(first).chain(doing.try_iter()) {
             match done {
-                Done::Whole(arrival, handed) => group.push((arrival, handed)),
+                Done::Whole(whole) => group.push(whole),
                 Done::Ended(missing, end) => ended = Some((missing, end)),
             }
             if ended.is_some() || group.len() >= GROUP_MAX {
@@ -235,7 +237,7 @@ fn sync_groups(node: &Node, of: Of, doing: &threads::Receiver<Done>) {
             }
         }
         let synced = if group.is_empty() { Ok(()) } else { sync(node, &mut group, &mut authors) };
-        let arrivals: Vec<Arrival> = group.into_iter().map(|(arrival, _)| arrival).collect();
+        let arrivals: Vec<Arrival> = group.into_iter().map(|whole| whole.0).collect();
         let mut told = Vec::new();
         let synced = synced.map_err(|error| error.to_string());
         if synced.is_ok() && !arrivals.is_empty() {
@@ -258,14 +260,14 @@ fn sync_groups(node: &Node, of: Of, doing: &threads::Receiver<Done>) {
 /// While the disk works, so does this thread.
 fn sync(
     node: &Node,
-    group: &mut [(Arrival, Option<karte_protocol::shelf::Handed>)],
+    group: &mut [Box<(Arrival, Option<Handed>)>],
     authors: &mut Authors,
-) -> Result<(), crate::store::StoreError> {
+) -> Result<(), StoreError> {
     std::thread::scope(|scope| {
         let syncing = scope.spawn(|| node.shared.blobs.sync());
-        for (arrival, handed) in group {
+        for (arrival, handed) in group.iter_mut().map(AsMut::as_mut) {
             arrival.judged = handed.as_ref().map(|handed| judge(handed, &arrival.label, authors));
         }
-        syncing.join().unwrap_or(Err(crate::store::StoreError::Poisoned))
+        syncing.join().unwrap_or(Err(StoreError::Poisoned))
     })
 }

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 /// What came of a list.
 pub(super) enum Done {
     /// A record that is whole: its payload is written, and not yet synced.
-    Whole(Arrival, Option<Handed>),
+    Whole(Box<(Arrival, Option<Handed>)>),
     /// The list ended; these records did not come.
     Ended(Vec<RecordId>, FetchEnd),
 }
@@ -176,7 +176,7 @@ impl Intake {
         let ready = list.open.get(&record).is_some_and(|incoming| incoming.here && incoming.label.is_some());
         if ready && let Some(incoming) = list.open.remove(&record) {
             let arrival = Arrival::from((record, incoming.label.unwrap_or_default()));
-            let whole = Done::Whole(arrival, incoming.handed);
+            let whole = Done::Whole(Box::new((arrival, incoming.handed)));
             self.done.send(whole).map_err(|_| "syncing stopped".to_owned())?;
         }
         Ok(())

@@ -155,7 +155,7 @@ impl Partial for DiskPartial {
 }
 
 impl DiskPartial {
-    fn stage(mut self: Box<Self>, len_bytes: u64) -> Result<(), StoreError> {
+    fn stage(mut self, len_bytes: u64) -> Result<(), StoreError> {
         let doing = "completing a partial payload";
         self.behind.finish().map_err(io_error(doing))?;
         // A failed write may have left bytes behind the length.
