@@ -74,6 +74,8 @@ pub struct World {
     pub notices: Vec<(String, String)>,
     /// Every control message that was sent: from, to, bytes.
     pub sent: Vec<(String, String, Vec<u8>)>,
+    /// Every want-list that was sent: from, to, what.
+    pub wanted: Vec<(String, String, Fetch)>,
     /// Every reply that came: from, to, bytes.
     pub replied: Vec<(String, String, Vec<u8>)>,
     next: u64,
@@ -108,6 +110,7 @@ impl World {
             streams: BTreeMap::new(),
             notices: vec![],
             sent: vec![],
+            wanted: vec![],
             replied: vec![],
             next: 1,
         }
@@ -340,6 +343,17 @@ impl World {
 
     /// Seals and takes a record about `subject` at a node.
     pub fn write(&mut self, name: &str, subject: PartyId, draft: &Draft<'_>) -> Result<RecordId, Failure> {
+        self.write_labelled(name, subject, draft, |label| label)
+    }
+
+    /// The same, with more in its label than a draft says.
+    pub fn write_labelled(
+        &mut self,
+        name: &str,
+        subject: PartyId,
+        draft: &Draft<'_>,
+        more: impl FnOnce(Label) -> Label,
+    ) -> Result<RecordId, Failure> {
         let node = &self.nodes[name];
         let mut writer = node.blobs.create()?;
         let sealed = seal(draft.text.as_bytes(), &mut writer)?;
@@ -352,7 +366,7 @@ impl World {
             effective: Some(Effective { start_ms: draft.at_ms, end_ms: draft.at_ms, offset_min: 0 }),
             ..Label::new(subject, draft.kind, draft.text, "text/plain", &sealed)
         };
-        let label = Verified::sign(label, node.engine.signer(), &node.keys.device)?;
+        let label = Verified::sign(more(label), node.engine.signer(), &node.keys.device)?;
         let sealed_label = seal_label(&label, &node.engine.identity(), &sealed.file_key)?;
         let record = sealed.record;
         let handed = Handed {
@@ -569,6 +583,7 @@ impl World {
         let to = self.devices[&peer].clone();
         let stream = self.number();
         let body = fetch.to_bytes().expect("a want-list has bytes");
+        self.wanted.push((at.into(), to.clone(), fetch.clone()));
         self.streams.insert((to.clone(), stream), (at.into(), fetch, lengths));
         let from = self.nodes[at].keys.device.device();
         self.queue.push_back((to, Input::FetchAsked(from, stream, body)));
