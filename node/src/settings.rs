@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 const FILE: &str = "config.toml";
-/// Where a daemon listens unless told otherwise: QUIC first, TCP for networks that drop UDP. 4747: unassigned.
+/// Where a daemon listens unless told otherwise: TCP, which is called first, and QUIC where TCP is blocked and through NATs.
+/// 4747: unassigned.
 const LISTEN: [&str; 2] = ["/ip4/0.0.0.0/udp/4747/quic-v1", "/ip4/0.0.0.0/tcp/4747"];
 
 /// Addresses that are announced. 8: what a card holds (SPEC section 10).
