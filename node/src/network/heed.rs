@@ -154,3 +154,49 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Heed<B> {
         self.inner.poll(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::task::noop_waker_ref;
+    use libp2p::ping;
+
+    use super::*;
+
+    /// Who is heard next; ping hands on whatever its connections tell.
+    fn heard(heed: &mut Heed<ping::Behaviour>) -> Option<PeerId> {
+        match heed.poll(&mut Context::from_waker(noop_waker_ref())) {
+            Poll::Ready(ToSwarm::GenerateEvent(event)) => Some(event.peer),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_strangers_word_waits_until_it_is_known_and_not_for_ever() {
+        let (known, line) = (Known::default(), ConnectionId::new_unchecked(1));
+        let mut heed = Heed::new(ping::Behaviour::default(), known.clone());
+        let (friend, stranger) = (PeerId::random(), PeerId::random());
+        for peer in [friend, stranger] {
+            heed.on_connection_handler_event(peer, line, Ok(Duration::ZERO));
+        }
+        assert_eq!(heard(&mut heed), None, "nobody is known");
+        known.replace(HashSet::from([friend]));
+        assert_eq!(heard(&mut heed), Some(friend), "it has greeted meanwhile");
+        heed.hear_waiting(Instant::now() + WAITS);
+        known.replace(HashSet::from([friend, stranger]));
+        assert_eq!(heard(&mut heed), None, "too late");
+        for _ in 0..1000 {
+            heed.on_connection_handler_event(PeerId::random(), line, Ok(Duration::ZERO));
+        }
+        assert_eq!(heed.waiting.len(), WAITING_MAX, "a crowd is not remembered");
+    }
+
+    #[test]
+    fn what_came_over_a_relay_says_nothing_of_our_address() {
+        let (friend, line) = (PeerId::random(), ConnectionId::new_unchecked(1));
+        let known = Known::new([friend]);
+        let mut heed = Heed::new(ping::Behaviour::default(), known).only_direct();
+        heed.note(line, &Multiaddr::empty().with(libp2p::multiaddr::Protocol::P2pCircuit));
+        heed.on_connection_handler_event(friend, line, Ok(Duration::ZERO));
+        assert_eq!(heard(&mut heed), None);
+    }
+}
