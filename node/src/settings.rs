@@ -146,7 +146,8 @@ impl Settings {
 /// Addresses to announce, if a card can carry them.
 pub(crate) fn announced(addresses: Vec<String>) -> Result<Vec<String>, Failure> {
     // With a peer id it would be taken for the address of a steward.
-    let is_own = |text: &str| text.parse::<Multiaddr>().is_ok() && !text.contains("/p2p/");
+    let is_place = |address: Multiaddr| address.iter().next().is_some();
+    let is_own = |text: &str| text.parse().is_ok_and(is_place) && !text.contains("/p2p/");
     let fits = |text: &String| text.len() <= ADDRESS_BYTES_MAX && is_own(text);
     if let Some(text) = addresses.iter().find(|text| !fits(text)) {
         let shown: String = text.chars().take(ADDRESS_BYTES_MAX).collect();
