@@ -85,21 +85,20 @@ impl Intake {
         Self { node, of, lists: VecDeque::new(), done, buffers, plain: vec![] }
     }
 
-    /// Until the stream is over. After wrong bytes, or a disk that failed, every list that is open ends as broken.
+    /// Until the stream is over, or was given up: then nobody waits for its lists. After wrong bytes, or a disk that
+    /// failed, every list that is open ends as broken.
     pub(super) fn run(mut self, mut frames: mpsc::Receiver<Frames>) {
-        let mut broken = None;
-        while let Some(next) = frames.blocking_recv() {
+        let reason = loop {
+            let Some(next) = frames.blocking_recv() else { return };
             if let Err(reason) = self.take(next) {
-                broken = Some(reason);
-                break;
+                break reason;
             }
-        }
+        };
         frames.close();
         let mut late = 0;
         while let Ok(next) = frames.try_recv() {
             late += usize::from(matches!(next, Frames::List(_)));
         }
-        let reason = broken.unwrap_or_else(|| "it was stopped".to_owned());
         for _ in 0..self.lists.len().saturating_add(late) {
             // Nobody syncs any more: then the node stops.
             let _ = self.done.send(Done::Ended(vec![], FetchEnd::Broken(reason.clone())));

@@ -415,7 +415,11 @@ async fn listen(node: Node, mut events: mpsc::Receiver<NetEvent>) {
                 let address = address.to_string();
                 node.send(Input::Connected { peer: DeviceId::from(peer), address, dialled }).await;
             }
-            NetEvent::Disconnected { peer } => node.send(Input::Disconnected(DeviceId::from(peer))).await,
+            NetEvent::Disconnected { peer } => {
+                let peer = DeviceId::from(peer);
+                node.stop_downloads(|of| of.peer == peer);
+                node.send(Input::Disconnected(peer)).await;
+            }
             NetEvent::Request { peer, body, reply } => {
                 let (id, asked) = (node.number(), Instant::now());
                 lock(&node.shared.replies).insert(id, (reply, asked));
@@ -480,12 +484,7 @@ impl Node {
             Effect::Go(stream, go) => self.order(stream, serve::Order::Go(go)),
             Effect::Fetch(peer, fetch, expected) => fetch::begin(self, peer, fetch, expected),
             Effect::StopFetch(grant) => {
-                lock(&self.shared.downloads).retain(|of, download| {
-                    if of.grant == grant {
-                        download.abort();
-                    }
-                    of.grant != grant
-                });
+                self.stop_downloads(|of| of.grant == grant);
             }
             Effect::Drop(records) => {
                 let blobs = self.shared.blobs.clone();
@@ -517,6 +516,12 @@ impl Node {
                 self.end(Err(failure));
             }
         }
+    }
+
+    /// Ends downloads at once. Nothing is told of their lists: the engine has given them up.
+    fn stop_downloads(&self, which: impl Fn(&fetch::Of) -> bool) {
+        let mut downloads = lock(&self.shared.downloads);
+        downloads.extract_if(|of, _| which(of)).for_each(|(_, download)| download.abort());
     }
 
     fn end(&self, result: Result<(), Failure>) {
@@ -599,11 +604,13 @@ impl Node {
         let Some(network) = &self.shared.network else {
             return;
         };
+        let found = network.addresses().await;
+        let mut addresses: Vec<String> = found.iter().map(ToString::to_string).collect();
         if !self.shared.announce.is_empty() {
-            self.send(Input::Listening(self.shared.announce.clone())).await;
-            return;
+            // In place of where it listens; a place at a relay is one more way in.
+            addresses.retain(|address| address.contains("/p2p-circuit"));
+            addresses.splice(0..0, self.shared.announce.iter().cloned());
         }
-        let addresses = network.addresses().await.iter().map(ToString::to_string).collect();
         self.send(Input::Listening(addresses)).await;
     }
 

@@ -187,6 +187,8 @@ impl Engine {
             state.staff = staff.unwrap_or_default();
             state.ask_own_log = true;
         }
+        // Not with the next second: whoever begins to talk at once must not be taken for a stranger.
+        self.tell_known();
         self.redial.remove(&party);
         self.steward.called.remove(&party);
         self.ask_absent_again(party);
