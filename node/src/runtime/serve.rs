@@ -1,7 +1,8 @@
 //! The serving side of a payload stream: want-lists in, labels and verified slices out.
 //!
-//! The engine decides at every want-list, and again every MiB: while one is on its way, it is asked for the next. A stream
-//! that is told to stop ends within the slice it is sending, at most 1 MiB later. A thread reads and hashes ahead.
+//! The engine decides at every want-list, and again every MiB and every second: while one MiB is on its way, it is
+//! asked for the next. A stream that is told to stop ends within the slice it is sending, at most 1 MiB later. A thread
+//! reads and hashes ahead.
 
 use super::buffers::Buffers;
 use super::outlines::read_piece;
@@ -22,6 +23,8 @@ use tokio::sync::mpsc;
 
 /// How long a reader may be silent on a stream before it is closed. 2 minutes.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// How often the engine is asked about a batch that is still on its way. 1 s (SPEC rule 7).
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
 /// Small records whose frames are made in one go. 64.
 const BATCH_MAX: usize = 64;
 /// Batches made ahead of the one that is being sent. 2: some 2 MiB.
@@ -97,8 +100,7 @@ async fn send_items(
     drop(tokio::task::spawn_blocking(move || work.run(&made)));
     while let Some(batch) = batches.recv().await {
         rush.my_turn().await;
-        node.send(Input::MayServe(id)).await;
-        if !send_while_allowed(orders, sender, &batch).await? {
+        if !send_while_allowed(node, id, orders, sender, &batch).await? {
             return Ok(false);
         }
         batch
@@ -109,9 +111,11 @@ async fn send_items(
     Ok(true)
 }
 
-/// Sends the frames, and hears meanwhile whether more may be sent; false if not. A frame that a slow reader does not
-/// take is dropped in the middle then, and with it the stream.
+/// Sends the frames, and asks meanwhile whether more may be sent, once and then every second (SPEC rule 7); false if not.
+/// A frame that a slow reader does not take is dropped in the middle then, and with it the stream.
 async fn send_while_allowed(
+    node: &Node,
+    id: StreamId,
     orders: &mut mpsc::Receiver<Order>,
     sender: &mut FrameSender,
     batch: &Batch,
@@ -123,16 +127,23 @@ async fn send_while_allowed(
         sender.flush().await
     });
     let mut sending = std::pin::pin!(sending);
-    let (mut sent, mut allowed) = (false, false);
-    while !(sent && allowed) {
+    let mut again = tokio::time::interval(ASKED_AGAIN);
+    let (mut sent, mut asked, mut allowed) = (false, 0, 0);
+    while !sent || allowed < asked {
         tokio::select! {
+            biased;
+            // The first tick is now.
+            _ = again.tick(), if !sent => {
+                node.send(Input::MayServe(id)).await;
+                asked += 1;
+            }
             result = &mut sending, if !sent => match result {
                 Ok(result) => { result?; sent = true }
                 Err(_) => return Err(NetError::StreamTimeout),
             },
             // One answer for each question; an end comes unasked, too.
             order = orders.recv() => match order {
-                Some(Order::Go(true)) => allowed = true,
+                Some(Order::Go(true)) => allowed += 1,
                 _ => return Ok(false),
             },
         }
