@@ -102,6 +102,8 @@ pub(super) struct Peer {
     pub(super) lines: Lines,
     /// How often it may still ask.
     asks: Bucket,
+    /// The same while it is known: it begins full, whatever was asked as a stranger.
+    asks_known: Bucket,
     /// Its requests that wait for our reply.
     owed: usize,
     requests: Arc<Semaphore>,
@@ -430,8 +432,11 @@ impl EventLoop {
     fn may_ask(&mut self, peer_id: &PeerId) -> bool {
         let Some(peer) = self.peers.get_mut(peer_id) else { return false };
         let is_known = self.known.contains(peer_id);
-        let rate = if is_known { self.limits.asks_of_known } else { self.limits.asks_of_strangers };
-        let may = peer.asks.take(rate, Instant::now());
+        let (bucket, rate) = match is_known {
+            true => (&mut peer.asks_known, self.limits.asks_of_known),
+            false => (&mut peer.asks, self.limits.asks_of_strangers),
+        };
+        let may = bucket.take(rate, Instant::now());
         if !may && !is_known {
             tracing::debug!("a stranger asked too often");
             let _ = self.swarm.disconnect_peer_id(*peer_id);
@@ -446,6 +451,7 @@ impl Peer {
             device,
             lines: Lines::default(),
             asks: Bucket::new(limits.asks_of_strangers, Instant::now()),
+            asks_known: Bucket::new(limits.asks_of_known, Instant::now()),
             owed: 0,
             requests: Arc::new(Semaphore::new(limits.requests_in_flight_per_peer_max)),
             streams_in: Arc::new(Semaphore::new(limits.streams_per_peer_max)),

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! want-lists ─> task ─> stream
-//!               task <─ stream ─(8 frames)─> thread: verify, write ─(1,024 records)─> thread: judge and sync, tell the engine
+//!               task <─ stream ─(8 frames)─> thread: verify, write ─(256 records)─> thread: judge and sync, tell the engine
 //! ```
 //! One download for a device and a grant: its lists go out one behind the other on one stream, which stays open a while
 //! for the next. The network never waits for the disk, nor a write for a sync: what became whole during one sync is the
@@ -32,9 +32,9 @@ const IDLE_MAX: Duration = Duration::from_secs(5);
 const LISTS_MAX: usize = 8;
 /// Frames between network and disk. 8: some 8 MiB.
 const QUEUE_MAX: usize = 8;
-/// Records that may wait for their sync, and most of one group. 1,024: a want-list. Their payloads are on the disk's side
-/// already; only labels wait in memory.
-const GROUP_MAX: usize = 1_024;
+/// Records that may wait for their sync, and most of one group. 256: their payloads are on the disk's side already, and
+/// the labels that wait in memory are at most 64 MiB.
+const GROUP_MAX: usize = 256;
 
 /// Which download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -16,6 +16,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc as threads;
 use tokio::sync::mpsc;
 
+/// Labels held while their payloads are on the way, in bytes. 16 MiB: a label goes right before its payload, and whoever
+/// sends labels alone must not fill the memory.
+const LABELS_HELD_BYTES_MAX: usize = 16 << 20;
+
 /// What came of a list.
 pub(super) enum Done {
     /// A record that is whole: its payload is written, and not yet synced.
@@ -78,11 +82,13 @@ pub(super) struct Intake {
     buffers: Buffers,
     /// Payload bytes of the slice that was verified last.
     plain: Vec<u8>,
+    /// Bytes of labels whose payloads are not here.
+    label_bytes: usize,
 }
 
 impl Intake {
     pub(super) fn new(node: Node, of: Of, done: threads::SyncSender<Done>, buffers: Buffers) -> Self {
-        Self { node, of, lists: VecDeque::new(), done, buffers, plain: vec![] }
+        Self { node, of, lists: VecDeque::new(), done, buffers, plain: vec![], label_bytes: 0 }
     }
 
     /// Until the stream is over, or was given up: then nobody waits for its lists. After wrong bytes, or a disk that
@@ -109,6 +115,12 @@ impl Intake {
         match frames {
             Frames::List(list) => self.lists.push_back(list),
             Frames::Frame(Frame::Label { record, label }) => {
+                self.label_bytes = self.label_bytes.saturating_add(label.len());
+                if self.label_bytes > LABELS_HELD_BYTES_MAX {
+                    return Err(format!(
+                        "expected at most {LABELS_HELD_BYTES_MAX} bytes of labels before their payloads"
+                    ));
+                }
                 if let Some(incoming) = self.incoming(&record) {
                     incoming.label = Some(label.into_vec());
                 }
@@ -174,7 +186,9 @@ impl Intake {
         let Some(list) = self.lists.front_mut() else { return Ok(()) };
         let ready = list.open.get(&record).is_some_and(|incoming| incoming.here && incoming.label.is_some());
         if ready && let Some(incoming) = list.open.remove(&record) {
-            let arrival = Arrival::from((record, incoming.label.unwrap_or_default()));
+            let label = incoming.label.unwrap_or_default();
+            self.label_bytes = self.label_bytes.saturating_sub(label.len());
+            let arrival = Arrival::from((record, label));
             let whole = Done::Whole(Box::new((arrival, incoming.handed)));
             self.done.send(whole).map_err(|_| "syncing stopped".to_owned())?;
         }
@@ -183,6 +197,7 @@ impl Intake {
 
     fn end(&mut self, end: FetchEnd) -> Result<(), String> {
         let Some(List { open, mut missing }) = self.lists.pop_front() else { return Ok(()) };
+        self.label_bytes = 0;
         match end {
             // Asked for, the end was said, and it did not come.
             FetchEnd::Whole => missing.extend(open.keys()),
