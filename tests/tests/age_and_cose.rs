@@ -90,7 +90,7 @@ fn b3sum_of_a_payload_file_is_its_record_id() {
     hana.meets(&sakura);
     hana.grants(&sakura, &["--kind", "document"]);
     for number in 0..3u8 {
-        let text = format!("line of letter {number}\n").repeat(10_000);
+        let text = format!("line of letter {number}\n").repeat(70_000);
         hana.imports(&synthetic::write_text(&hana.beside(&format!("letter{number}.txt")), &text));
     }
     eventually("sakura has them", Duration::from_secs(30), || (sakura.count() == 3).then_some(()));

@@ -44,7 +44,7 @@ fn names(told: &Told, id: &str) -> bool {
 
 #[test]
 fn a_lost_and_a_damaged_payload_are_named_and_come_back() {
-    let (hana, hana_runs, sakura, sakura_runs) = hana_and_clinic(12, 80_000);
+    let (hana, hana_runs, sakura, sakura_runs) = hana_and_clinic(12, 1_100_000);
     let ids: Vec<String> = hana.lists().iter().map(|record| text(record, "id")).collect();
     assert_eq!(checked(&hana).code, Some(0), "all is whole: {}", checked(&hana));
     assert_eq!(checked(&sakura).code, Some(0));
