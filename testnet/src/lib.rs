@@ -2,7 +2,7 @@
 //! store under faults ([`faults`]), over a million updates ([`growth`]) and under load ([`store_bench`]); decisions over
 //! a long log ([`decide_bench`]); what a refusal tells ([`denied`]); every decoder under changed inputs ([`fuzz`]); real
 //! nodes over bad networks and among bad neighbours ([`scenario`], through [`proxy`]), and beside what users pick instead
-//! ([`bench`]).
+//! ([`mod@bench`]).
 //!
 //! Not for: the product. Nothing that users get depends on this crate (`tests/layers` checks it).
 
