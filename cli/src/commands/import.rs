@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 #[command(after_long_help = "Examples:\n  \
     karte import ~/Downloads/bundle.json letter.pdf\n  \
     karte import --format fhir exports/\n  \
-    karte import session.json --subject chihiro")]
+    karte import session.json --subject chihiro\n  \
+    karte import --urgency stat ct-head/")]
 pub(crate) struct Args {
     /// Files, folders and archives
     #[arg(required = true, value_name = "PATH")]

@@ -107,7 +107,7 @@ impl Times {
 }
 
 /// A holder and a reader who has said yes to all of its documents.
-fn connected(bench: &Bench) -> io::Result<(Node, Node, String)> {
+pub(super) fn connected(bench: &Bench) -> io::Result<(Node, Node, String)> {
     let holder = bench.maker().node("holder", Grants::Ask)?;
     let reader = bench.maker().node("reader", Grants::Accept)?;
     holder.meets(&reader)?;

@@ -10,6 +10,7 @@ use super::karte::{Grants, Node};
 use super::meter::Meter;
 use super::raw;
 use super::rounds::{Bar, KARTE, Measured, Outcome, Sample, Side, in_turns, times_of};
+use super::small::connected;
 use super::ssh::Ssh;
 use super::{Bench, sendme};
 use std::collections::BTreeSet;
@@ -236,12 +237,7 @@ pub(super) fn plain(files: &Files<'_>, work: &Work) -> io::Result<Outcome> {
 /// Two fresh nodes with a grant between them: one imports, the other writes out what came.
 fn karte_plain(files: &Files<'_>) -> io::Result<Sample> {
     let bench = files.bench;
-    let holder = bench.maker().node("holder", Grants::Ask)?;
-    let reader = bench.maker().node("reader", Grants::Accept)?;
-    holder.meets(&reader)?;
-    let grant = holder.grants(&reader)?;
-    reader.hears_of(&grant, "active")?;
-    reader.does(&["sync", "holder"])?;
+    let (holder, reader, _) = connected(bench)?;
     let to = bench.folder.join("came");
     files::remove(&to)?;
     let [from, into] = [&files.folder, &to].map(|path| path.to_string_lossy().into_owned());
