@@ -70,6 +70,10 @@ pub struct World {
     answers: BTreeMap<u64, Result<Answer, Failure>>,
     replies: BTreeMap<(String, u64), (String, DeviceId, engine::Duty)>,
     streams: BTreeMap<(String, u64), (String, Fetch, Vec<u64>)>,
+    /// Who changes a byte of every payload it sends.
+    liars: BTreeSet<String>,
+    /// Who takes want-lists and does not answer them, and which: streams and what was to go out on them.
+    idlers: BTreeMap<String, Vec<(u64, Vec<engine::Serving>)>>,
     /// What nodes told their own users, in order.
     pub notices: Vec<(String, String)>,
     /// Every control message that was sent: from, to, bytes.
@@ -108,6 +112,8 @@ impl World {
             answers: BTreeMap::new(),
             replies: BTreeMap::new(),
             streams: BTreeMap::new(),
+            liars: BTreeSet::new(),
+            idlers: BTreeMap::new(),
             notices: vec![],
             sent: vec![],
             wanted: vec![],
@@ -421,6 +427,24 @@ impl World {
         self.cut.remove(&(other.into(), one.into()));
     }
 
+    /// A node changes a byte of every payload it sends from now on.
+    pub fn lies(&mut self, name: &str) {
+        self.liars.insert(name.into());
+    }
+
+    /// A node takes want-lists from now on, and does not answer them.
+    pub fn idles(&mut self, name: &str) {
+        self.idlers.insert(name.into(), vec![]);
+    }
+
+    /// It answers them now, and those to come.
+    pub fn wakes(&mut self, name: &str) {
+        for (stream, items) in self.idlers.remove(name).unwrap_or_default() {
+            self.serve(name, stream, &items);
+        }
+        self.run();
+    }
+
     /// A node is at these addresses from now on, best first.
     pub fn moves(&mut self, name: &str, addresses: &[&str]) {
         let addresses = addresses.iter().map(|&address| address.to_owned()).collect();
@@ -538,7 +562,7 @@ impl World {
             | Effect::Signs(..)
             | Effect::Know(_)
             | Effect::Go(..)
-            | Effect::StopFetch(_)
+            | Effect::StopFetch(..)
             | Effect::Stop => {}
         }
     }
@@ -594,7 +618,11 @@ impl World {
         let Some((reader, fetch, lengths)) = self.streams.get(&(at.to_owned(), stream)).cloned() else {
             return;
         };
-        let (mut arrived, mut missing) = (Vec::new(), Vec::new());
+        if let Some(held) = self.idlers.get_mut(at) {
+            held.push((stream, items.to_vec()));
+            return;
+        }
+        let (mut arrived, mut missing, mut end) = (Vec::new(), Vec::new(), FetchEnd::Whole);
         for (item, bytes) in items.iter().zip(lengths) {
             let payload = self.payload(at, &item.record);
             match (payload, &item.label) {
@@ -602,7 +630,13 @@ impl World {
                     let (mut slice, mut plain) = (Vec::new(), Vec::new());
                     let outline = Outline::of_small(item.record, bytes);
                     outline.slice(0, &payload, &mut slice).expect("own payloads are whole");
-                    verify_slice(item.record, bytes, 0, &slice, &mut plain).expect("a slice verifies");
+                    if self.liars.contains(at) {
+                        slice.iter_mut().rev().take(1).for_each(|byte| *byte ^= 1);
+                    }
+                    if let Err(error) = verify_slice(item.record, bytes, 0, &slice, &mut plain) {
+                        end = FetchEnd::Wrong(error.to_string());
+                        break;
+                    }
                     self.nodes[&reader].blobs.put(item.record.as_bytes(), &plain).expect("memory writes");
                     arrived.push((item.record, label.clone()).into());
                 }
@@ -612,7 +646,7 @@ impl World {
         let holder = self.nodes[at].keys.device.device();
         self.nodes[&reader].blobs.sync().expect("memory syncs");
         self.queue.push_back((reader, Input::Arrived(holder, fetch.grant, arrived)));
-        self.end_stream(at, stream, missing, FetchEnd::Whole);
+        self.end_stream(at, stream, missing, end);
     }
 
     fn payload(&self, at: &str, record: &RecordId) -> Option<Vec<u8>> {

@@ -6,10 +6,10 @@ use super::lacking::Lacking;
 use super::library::{Seen, seen_of};
 use super::peers::Duty;
 use super::rows::{ChainRow, GOT, GotRow, GotState, LABELS, OUTBOX, ReceivedRow, SEGMENTS, TOP, shelf_of};
-use super::{Effect, Engine, Expected, FetchEnd, decode_row, find_id};
+use super::{Effect, Engine, decode_row, find_id};
 use crate::failure::{Failure, Kind};
 use karte_protocol::card;
-use karte_protocol::consent::{Accept, Release};
+use karte_protocol::consent::Accept;
 use karte_protocol::decide::{Clause, Denial};
 use karte_protocol::encoding;
 use karte_protocol::grant::{OPENING_BYTES_MAX, Onward, OpenGrant, Opening};
@@ -17,17 +17,15 @@ use karte_protocol::id::{DeviceId, GrantId, PartyId, RecordId};
 use karte_protocol::identity::State;
 use karte_protocol::keys::SealingKey;
 use karte_protocol::label;
-use karte_protocol::limits::{CLOCK_SKEW_MS_MAX, SESSION_MS_MAX};
-use karte_protocol::message::{Bytes, Fetch, Request, Response, SegmentAndKeys, Want};
+use karte_protocol::limits::CLOCK_SKEW_MS_MAX;
+use karte_protocol::message::{Bytes, Request, SegmentAndKeys};
 use karte_protocol::seal;
 use karte_protocol::shelf::{self, Handed, Segment, Shelf, ShelfHead};
 use karte_protocol::signed::{Signed, Verified};
-use karte_protocol::time::{MINUTE_MS, UnixMs};
+use karte_protocol::time::UnixMs;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long a denied grant is not asked for again without being told to, in milliseconds. 5 minutes.
-const DENIED_FOR_MS: i64 = 5 * MINUTE_MS;
 /// Offers of one holder that may wait for an answer. 1,000: nobody reads more.
 const OFFERS_MAX: usize = 1_000;
 
@@ -39,11 +37,13 @@ pub(super) struct Got {
     /// Handed over, and not here yet.
     pub(super) missing: Lacking,
     /// Handed over, and not to be had in this session.
-    absent: BTreeMap<RecordId, Handed>,
+    pub(super) absent: BTreeMap<RecordId, Handed>,
     /// Segments that each of the holder's devices says there are in its chain.
     pub(super) there: BTreeMap<DeviceId, u64>,
     /// Asked for by a sync, or due because the session is new.
     pub(super) wanted: bool,
+    /// Stewards were called to help in this session.
+    pub(super) helpers_called: bool,
     /// What the running or last sync brought.
     pub(super) run: Run,
 }
@@ -56,8 +56,8 @@ pub(super) struct Run {
     pub(super) refused: u64,
     pub(super) denied: bool,
     pub(super) broken: Option<String>,
-    /// Payload bytes of the running fetch.
-    pub(super) underway: u64,
+    /// Payload bytes of what comes from each device just now.
+    pub(super) underway: BTreeMap<DeviceId, u64>,
 }
 
 impl Got {
@@ -75,6 +75,7 @@ impl Got {
             absent: BTreeMap::new(),
             there,
             wanted: false,
+            helpers_called: false,
             run: Run::default(),
         })
     }
@@ -329,59 +330,6 @@ impl Engine {
 
     // --- asking
 
-    /// What to ask a holder for next, as duties.
-    pub(super) fn reading_duties(&self, holder: PartyId, peer: DeviceId) -> Vec<Duty> {
-        let mut duties = Vec::new();
-        let sessions = self.peers.get(&peer);
-        for (id, got) in self.got.iter().filter(|(_, got)| got.row.holder == holder && got.is_live()) {
-            let is_the_holders = sessions.is_some_and(|state| state.party == Some(holder));
-            // Each device of the holder has to have it, and one may not have heard it from another yet.
-            let told = sessions.is_some_and(|state| state.accept_told.contains(id));
-            if !got.row.delivered || (is_the_holders && !told && self.has_several_devices(holder)) {
-                // An acceptance is the holder's to take: without it a steward has nothing for us.
-                duties.extend(is_the_holders.then_some(Duty::Accept(*id)));
-                continue;
-            }
-            let session = sessions.and_then(|state| state.sessions.get(id)).copied();
-            let runs_out = session.is_none_or(|until| until < self.now + 5 * MINUTE_MS);
-            let denied =
-                sessions.and_then(|state| state.denied.get(id)).is_some_and(|until| self.now < *until);
-            // One device of the holder at a time is enough; another is asked when that one says no or goes away.
-            let read_elsewhere = self.is_read_elsewhere(*id, &peer);
-            if denied || read_elsewhere {
-                continue;
-            }
-            let chain = self.chain_read(peer, id);
-            let there = got.there.get(&chain).copied().unwrap_or_default();
-            if got.wanted || (runs_out && self.policy.live) {
-                duties.push(Duty::Release(*id));
-            } else if session.is_some() && there > got.row.chain(chain).segments {
-                duties.push(Duty::Segments(*id));
-            } else if session.is_some() && got.missing.may_ask(&peer) {
-                duties.push(Duty::Fetch(*id));
-            }
-        }
-        duties
-    }
-
-    /// Whose chain of a shelf is read on a connection: a device's own, or the one that a steward shows.
-    pub(super) fn chain_read(&self, peer: DeviceId, id: &GrantId) -> DeviceId {
-        self.peers.get(&peer).and_then(|state| state.reads.get(id)).copied().unwrap_or(peer)
-    }
-
-    fn has_several_devices(&self, party: PartyId) -> bool {
-        self.logs.get(&party).is_some_and(|held| held.state.devices.len() > 1)
-    }
-
-    /// Whether a session under a grant is open or being asked for on another connection.
-    fn is_read_elsewhere(&self, id: GrantId, peer: &DeviceId) -> bool {
-        self.peers.iter().filter(|(other, _)| *other != peer).any(|(_, state)| {
-            state.sessions.get(&id).is_some_and(|until| self.now + 5 * MINUTE_MS <= *until)
-                || state.outstanding.contains(&Duty::Release(id))
-                || state.outstanding.contains(&Duty::Fetch(id))
-        })
-    }
-
     pub(super) fn accept_request(&self, id: GrantId) -> Option<Request> {
         let accept = self.got.get(&id)?.accept.as_ref()?;
         Some(Request::Accept { accept: accept.bytes().to_vec().into() })
@@ -400,48 +348,6 @@ impl Engine {
             got.wanted = true;
         }
         self.save_got(id)
-    }
-
-    pub(super) fn release_request(
-        &mut self,
-        peer: DeviceId,
-        id: GrantId,
-    ) -> Result<Option<Request>, Failure> {
-        let nonce = self.chance.salt();
-        let chain = self.chain_read(peer, &id);
-        let staff = self.peers.get(&peer).map(|state| state.staff.clone()).unwrap_or_default();
-        let Some(got) = self.got.get_mut(&id) else {
-            return Ok(None);
-        };
-        let Some(accept) = &got.accept else {
-            return Ok(None);
-        };
-        got.wanted = false;
-        let release = Release {
-            grant: id,
-            accept: accept.id(),
-            to: peer,
-            purpose: got.open.opened.purpose.clone(),
-            staff: if staff.is_empty() { "karte".into() } else { staff },
-            since: got.row.chain(chain).segments,
-            nonce,
-            at_ms: self.now,
-        };
-        let signed = Verified::sign(release, self.by(), &self.keys.device)?;
-        Ok(Some(Request::Release { release: signed.bytes().to_vec().into() }))
-    }
-
-    /// The holder opened a session.
-    pub(super) fn session_opened(&mut self, peer: DeviceId, id: GrantId, head: &[u8]) -> Result<(), Failure> {
-        let until = self.now + SESSION_MS_MAX;
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.sessions.insert(id, until);
-            state.denied.remove(&id);
-        }
-        if let Some(got) = self.got.get_mut(&id) {
-            std::mem::take(&mut got.absent).into_values().for_each(|handed| got.missing.insert(handed));
-        }
-        self.take_head(peer, id, head)
     }
 
     /// A shelf head, asked for or pushed: of the chain of the device that signed it. An older one than held is a
@@ -572,21 +478,6 @@ impl Engine {
         Ok(())
     }
 
-    /// The next want-list.
-    pub(super) fn start_fetch(&mut self, peer: DeviceId, id: GrantId) -> bool {
-        let Some(got) = self.got.get_mut(&id) else {
-            return false;
-        };
-        let Some(accept) = got.accept.as_ref().map(Verified::id) else {
-            return false;
-        };
-        let (urgent, handed) = got.missing.ask(peer);
-        let wants = handed.iter().map(|item| Want { record: item.record, from: 0, label: true }).collect();
-        let fetch = Fetch { grant: id, accept, wants, back: false, keep: false, urgent };
-        self.out.push(Effect::Fetch(peer, fetch, handed.into_iter().map(Expected::from).collect()));
-        true
-    }
-
     // --- arriving
 
     /// Payloads are here and durable. Each label is opened, traced to its author and compared with the scope.
@@ -712,110 +603,6 @@ impl Engine {
             object.insert("adopted".into(), json!(fresh));
         }
         Ok(vec![view])
-    }
-
-    pub(super) fn receiving(&mut self, _peer: DeviceId, id: GrantId, bytes: u64) {
-        if let Some(got) = self.got.get_mut(&id) {
-            got.run.underway = bytes;
-        }
-        self.tell_progress(id);
-    }
-
-    pub(super) fn fetch_ended(
-        &mut self,
-        peer: DeviceId,
-        id: GrantId,
-        missing: &[RecordId],
-        end: &FetchEnd,
-    ) -> Result<(), Failure> {
-        if let Some(holder) = self.pulled_for(&id) {
-            self.pull_ended(peer, holder, missing, end);
-            return Ok(());
-        }
-        if id == self.own_fetch() {
-            self.own_fetch_ended(peer, missing, end);
-            return Ok(());
-        }
-        if self.is_recall(&id) {
-            self.recall_ended(peer, id, missing, end);
-            return Ok(());
-        }
-        let again = self.now + DENIED_FOR_MS;
-        if !self.got.get_mut(&id).is_some_and(|got| got.missing.list_ended(&peer)) {
-            return Ok(());
-        }
-        let others =
-            self.got.get(&id).is_some_and(|got| got.missing.is_asked(&peer) && *end == FetchEnd::Whole);
-        if let Some(state) = self.peers.get_mut(&peer) {
-            if !others {
-                state.outstanding.remove(&Duty::Fetch(id));
-            }
-            if *end == FetchEnd::Denied {
-                state.sessions.remove(&id);
-                state.denied.insert(id, again);
-            }
-        }
-        if let Some(got) = self.got.get_mut(&id) {
-            for record in missing {
-                // Not there any more: it is asked for again in a later session, not in this one.
-                if let Some(handed) = got.missing.remove(record) {
-                    got.absent.insert(*record, handed);
-                }
-                got.run.refused += 1;
-            }
-            if *end != FetchEnd::Whole {
-                got.missing.release(&peer);
-                got.run.underway = 0;
-            }
-            match end {
-                FetchEnd::Whole => {}
-                FetchEnd::Denied => got.run.denied = true,
-                FetchEnd::Broken(reason) => {
-                    got.run.broken = Some(reason.clone());
-                    // Not again on this connection without being told to.
-                    if let Some(state) = self.peers.get_mut(&peer) {
-                        state.sessions.remove(&id);
-                        state.denied.insert(id, again);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn take_session(
-        &mut self,
-        peer: DeviceId,
-        id: GrantId,
-        response: Response,
-    ) -> Result<(), Failure> {
-        match response {
-            Response::Session { status, head } => {
-                self.hear_status(peer, &status)?;
-                self.session_opened(peer, id, &head)
-            }
-            _ => {
-                self.session_denied(peer, id);
-                Ok(())
-            }
-        }
-    }
-
-    /// The holder said no. Why, it does not say; its log, which we may follow, may.
-    pub(super) fn session_denied(&mut self, peer: DeviceId, id: GrantId) {
-        let again = self.now + DENIED_FOR_MS;
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.sessions.remove(&id);
-            state.denied.insert(id, again);
-        }
-        // Another device of the holder may say yes: this one may have been without word from it for too long.
-        let holder = self.got.get(&id).map(|got| got.row.holder);
-        let others = self.peers.values().filter(|state| state.is_greeted() && state.party == holder);
-        let unasked = others.into_iter().any(|state| !state.denied.contains_key(&id));
-        if let Some(got) = self.got.get_mut(&id) {
-            got.run.denied = !unasked;
-            got.wanted |= unasked;
-        }
     }
 
     pub(super) fn run_failure(&self, id: GrantId) -> Option<Failure> {

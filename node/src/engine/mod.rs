@@ -14,7 +14,9 @@
 //! | `library` | own records, and selecting among all |
 //! | `giving` | grants this party gave: offer, shelve, revoke |
 //! | `serving` | sessions of readers, and what goes out under them |
-//! | `getting` | grants this party received: accept, ask, verify what arrives |
+//! | `getting` | grants this party received: accept, verify what arrives |
+//! | `sources` | whom to ask for what was handed over, one device or several |
+//! | `lacking` | what was handed over and is not here, and what is asked for from whom |
 //! | `reading` | opening under a received grant, receipts, and its end |
 //! | `devices` | the devices of the own party: inviting, removing, and what they tell each other |
 //! | `peers` | connections, and what is due to whom |
@@ -52,6 +54,7 @@ mod rows;
 mod select;
 mod serving;
 mod snapshot;
+mod sources;
 mod standing;
 mod steward;
 mod sync;
@@ -180,8 +183,10 @@ pub enum FetchEnd {
     Whole,
     /// The holder said no.
     Denied,
-    /// The connection broke, or wrong bytes came.
+    /// The connection broke, or this side could not write.
     Broken(String),
+    /// Wrong bytes came: which part of which record, in words.
+    Wrong(String),
 }
 
 /// What is to be done. Carried out only after the store is committed.
@@ -222,8 +227,8 @@ pub enum Effect {
     Go(StreamId, bool),
     /// Fetch payloads and labels; what to expect for each want.
     Fetch(DeviceId, Fetch, Vec<Expected>),
-    /// Stop fetching under a grant.
-    StopFetch(GrantId),
+    /// Stop fetching under a grant, from one device or from all.
+    StopFetch(GrantId, Option<DeviceId>),
     /// Delete payloads that nothing needs.
     Drop(Vec<RecordId>),
     /// Who signs here, and the own identity entries, from now on: they travel with every label.
@@ -819,6 +824,7 @@ impl Engine {
         self.end_expired()?;
         self.settle_all_kept()?;
         self.turn_to_stewards();
+        self.relieve_slow_helpers();
         self.tell_known();
         self.renew()
     }

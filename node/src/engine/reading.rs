@@ -263,7 +263,7 @@ impl Engine {
             peer.outstanding.remove(&Duty::Fetch(id));
             peer.sessions.remove(&id);
         }
-        self.out.push(Effect::StopFetch(id));
+        self.out.push(Effect::StopFetch(id, None));
         if was_accepted {
             let purpose = self.got.get(&id).map(|got| got.open.opened.purpose.clone()).unwrap_or_default();
             self.write_receipt(id, Deed::Stopped, vec![], "karte", &purpose)?;

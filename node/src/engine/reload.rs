@@ -40,8 +40,8 @@ impl Engine {
             .ok_or_else(|| Failure::failed("the own log is empty"))?;
         let mut effects: Vec<Effect> =
             self.syncs.iter().map(|run| Effect::Answer(run.ticket, Err(full()))).collect();
-        effects.extend(self.got.keys().map(|id| Effect::StopFetch(*id)));
-        effects.push(Effect::StopFetch(self.own_fetch()));
+        effects.extend(self.got.keys().map(|id| Effect::StopFetch(*id, None)));
+        effects.push(Effect::StopFetch(self.own_fetch(), None));
         effects.extend(self.streams.keys().map(|stream| Effect::Go(*stream, false)));
         let (addresses, redial, near) = (self.addresses, self.redial, self.near);
         let peers =

@@ -105,7 +105,7 @@ impl Engine {
             }
             let idle =
                 |device: &DeviceId| self.peers.get(device).is_some_and(|state| state.outstanding.is_empty());
-            if !greeted.is_empty() && greeted.iter().all(idle) {
+            if !greeted.is_empty() && greeted.iter().all(idle) && !self.is_being_read(party) {
                 self.end_sync_of(party, Ok(()));
             }
         }
@@ -174,7 +174,7 @@ impl Engine {
     pub(super) fn tell_progress(&mut self, id: GrantId) {
         let Some(got) = self.got.get(&id) else { return };
         let holder = got.row.holder;
-        let done = got.run.bytes + got.run.underway;
+        let done = got.run.bytes + got.run.underway.values().sum::<u64>();
         let total = got.run.bytes + got.missing.bytes();
         let tickets: Vec<Ticket> =
             self.syncs.iter().filter(|run| run.parties.contains_key(&holder)).map(|run| run.ticket).collect();

@@ -6,7 +6,7 @@ use super::Node;
 use super::buffers::Buffers;
 use super::fetch::{Frames, Of};
 use crate::engine::{Arrival, Expected, FetchEnd, Input};
-use crate::store::{Blobs, Partial};
+use crate::store::{Blobs, Partial, StoreError};
 use karte_protocol::bao::verify_slice;
 use karte_protocol::id::RecordId;
 use karte_protocol::limits::SLICE_BYTES_MAX;
@@ -14,11 +14,16 @@ use karte_protocol::message::{Fetch, Frame, Want};
 use karte_protocol::shelf::Handed;
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc as threads;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Labels held while their payloads are on the way, in bytes. 16 MiB: a label goes right before its payload, and whoever
 /// sends labels alone must not fill the memory.
 const LABELS_HELD_BYTES_MAX: usize = 16 << 20;
+
+/// How often a part is asked for that another download has not let go of: for a second.
+const CLAIM_TRIES: u32 = 20;
+const CLAIM_EVERY: Duration = Duration::from_millis(50);
 
 /// What came of a list.
 pub(super) enum Done {
@@ -64,12 +69,23 @@ pub(super) fn prepare(blobs: &dyn Blobs, fetch: Fetch, expected: Vec<Expected>) 
 
 /// What an earlier, broken fetch left: whole MiBs of it are used, anything else is begun anew.
 fn resume(blobs: &dyn Blobs, record: RecordId) -> Option<Box<dyn Partial>> {
-    let partial = blobs.partial(record.as_bytes()).ok()?;
+    let partial = claim(blobs, record)?;
     if partial.len_bytes().is_multiple_of(SLICE_BYTES_MAX) {
         return Some(partial);
     }
     partial.discard().ok()?;
     blobs.partial(record.as_bytes()).ok()
+}
+
+/// Who received it from a device that was too slow has been stopped, and lets go of it within moments.
+fn claim(blobs: &dyn Blobs, record: RecordId) -> Option<Box<dyn Partial>> {
+    for _ in 0..CLAIM_TRIES {
+        match blobs.partial(record.as_bytes()) {
+            Err(StoreError::Busy) => std::thread::sleep(CLAIM_EVERY),
+            claimed => return claimed.ok(),
+        }
+    }
+    None
 }
 
 /// The thread's side of a download.
@@ -92,12 +108,12 @@ impl Intake {
     }
 
     /// Until the stream is over, or was given up: then nobody waits for its lists. After wrong bytes, or a disk that
-    /// failed, every list that is open ends as broken.
+    /// failed, every list that is open ends so.
     pub(super) fn run(mut self, mut frames: mpsc::Receiver<Frames>) {
-        let reason = loop {
+        let end = loop {
             let Some(next) = frames.blocking_recv() else { return };
-            if let Err(reason) = self.take(next) {
-                break reason;
+            if let Err(end) = self.take(next) {
+                break end;
             }
         };
         frames.close();
@@ -107,19 +123,19 @@ impl Intake {
         }
         for _ in 0..self.lists.len().saturating_add(late) {
             // Nobody syncs any more: then the node stops.
-            let _ = self.done.send(Done::Ended(vec![], FetchEnd::Broken(reason.clone())));
+            let _ = self.done.send(Done::Ended(vec![], end.clone()));
         }
     }
 
-    fn take(&mut self, frames: Frames) -> Result<(), String> {
+    fn take(&mut self, frames: Frames) -> Result<(), FetchEnd> {
         match frames {
             Frames::List(list) => self.lists.push_back(list),
             Frames::Frame(Frame::Label { record, label }) => {
                 self.label_bytes = self.label_bytes.saturating_add(label.len());
                 if self.label_bytes > LABELS_HELD_BYTES_MAX {
-                    return Err(format!(
+                    return Err(FetchEnd::Wrong(format!(
                         "expected at most {LABELS_HELD_BYTES_MAX} bytes of labels before their payloads"
-                    ));
+                    )));
                 }
                 if let Some(incoming) = self.incoming(&record) {
                     incoming.label = Some(label.into_vec());
@@ -150,25 +166,28 @@ impl Intake {
         self.lists.front_mut()?.open.get_mut(record)
     }
 
-    fn write(&mut self, record: RecordId, offset: u64, slice: &[u8]) -> Result<(), String> {
+    fn write(&mut self, record: RecordId, offset: u64, slice: &[u8]) -> Result<(), FetchEnd> {
         let blobs = self.node.shared.blobs.clone();
         let mut plain = std::mem::take(&mut self.plain);
-        let incoming = self.incoming(&record).ok_or("a record came that was not asked for")?;
+        let incoming = self
+            .incoming(&record)
+            .ok_or_else(|| FetchEnd::Wrong("a record came that was not asked for".into()))?;
         let bytes = incoming.bytes;
-        verify_slice(record, bytes, offset, slice, &mut plain).map_err(|error| error.to_string())?;
+        verify_slice(record, bytes, offset, slice, &mut plain)
+            .map_err(|error| FetchEnd::Wrong(error.to_string()))?;
         let mut received = 0;
         if bytes <= SLICE_BYTES_MAX {
-            blobs.put(record.as_bytes(), &plain).map_err(|error| error.to_string())?;
+            blobs.put(record.as_bytes(), &plain).map_err(broken)?;
             incoming.here = true;
         } else {
-            let partial = incoming.partial.as_mut().ok_or("this payload is being received already")?;
-            partial.write_at(offset, &plain).map_err(|error| error.to_string())?;
+            let partial = incoming.partial.as_mut().ok_or_else(|| broken(StoreError::Busy))?;
+            partial.write_at(offset, &plain).map_err(broken)?;
             received = partial.len_bytes();
         }
         if received == bytes
             && let Some(partial) = incoming.partial.take()
         {
-            partial.complete_verified(bytes).map_err(|error| error.to_string())?;
+            partial.complete_verified(bytes).map_err(broken)?;
             incoming.here = true;
             received = 0;
         }
@@ -182,7 +201,7 @@ impl Intake {
     }
 
     /// Payload and label are here: on to the next sync.
-    fn finish(&mut self, record: RecordId) -> Result<(), String> {
+    fn finish(&mut self, record: RecordId) -> Result<(), FetchEnd> {
         let Some(list) = self.lists.front_mut() else { return Ok(()) };
         let ready = list.open.get(&record).is_some_and(|incoming| incoming.here && incoming.label.is_some());
         if ready && let Some(incoming) = list.open.remove(&record) {
@@ -190,12 +209,12 @@ impl Intake {
             self.label_bytes = self.label_bytes.saturating_sub(label.len());
             let arrival = Arrival::from((record, label));
             let whole = Done::Whole(Box::new((arrival, incoming.handed)));
-            self.done.send(whole).map_err(|_| "syncing stopped".to_owned())?;
+            self.done.send(whole).map_err(|_| broken("syncing stopped"))?;
         }
         Ok(())
     }
 
-    fn end(&mut self, end: FetchEnd) -> Result<(), String> {
+    fn end(&mut self, end: FetchEnd) -> Result<(), FetchEnd> {
         let Some(List { open, mut missing }) = self.lists.pop_front() else { return Ok(()) };
         self.label_bytes = 0;
         match end {
@@ -204,6 +223,11 @@ impl Intake {
             // What did not come before the break is not missing there.
             _ => missing.clear(),
         }
-        self.done.send(Done::Ended(missing, end)).map_err(|_| "syncing stopped".to_owned())
+        self.done.send(Done::Ended(missing, end)).map_err(|_| broken("syncing stopped"))
     }
+}
+
+/// A fault of this side.
+fn broken(error: impl ToString) -> FetchEnd {
+    FetchEnd::Broken(error.to_string())
 }

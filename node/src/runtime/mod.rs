@@ -483,8 +483,8 @@ impl Node {
             Effect::Finish(stream, frame) => self.order(stream, serve::Order::Finish(frame)),
             Effect::Go(stream, go) => self.order(stream, serve::Order::Go(go)),
             Effect::Fetch(peer, fetch, expected) => fetch::begin(self, peer, fetch, expected),
-            Effect::StopFetch(grant) => {
-                self.stop_downloads(|of| of.grant == grant);
+            Effect::StopFetch(grant, from) => {
+                self.stop_downloads(|of| of.grant == grant && from.is_none_or(|peer| of.peer == peer));
             }
             Effect::Drop(records) => {
                 let blobs = self.shared.blobs.clone();

@@ -539,8 +539,10 @@ impl World {
             Effect::Finish(stream, _) => self.end_stream(stream, FetchEnd::Denied),
             Effect::Go(stream, true) => self.send_next(stream),
             Effect::Go(stream, false) => self.end_stream(stream, FetchEnd::Denied),
-            Effect::StopFetch(grant) => {
-                let stopped = |stream: &Stream| stream.reader == at && stream.grant == grant;
+            Effect::StopFetch(grant, from) => {
+                let is_its = |stream: &Stream| from.is_none_or(|peer| self.nodes[stream.server].device() == peer);
+                let stopped =
+                    |stream: &Stream| stream.reader == at && stream.grant == grant && is_its(stream);
                 let ids: Vec<u64> =
                     self.streams.iter().filter(|(_, stream)| stopped(stream)).map(|(id, _)| *id).collect();
                 for id in ids {

@@ -106,6 +106,10 @@ pub(super) struct Peer {
     pub(super) sessions: BTreeMap<GrantId, UnixMs>,
     /// Grants under which it said no, and until when they are not asked for again.
     pub(super) denied: BTreeMap<GrantId, UnixMs>,
+    /// Grants under which it helps another device that is asked first.
+    pub(super) helping: BTreeSet<GrantId>,
+    /// Pause in milliseconds after the next stream that breaks.
+    pub(super) broken: BTreeMap<GrantId, i64>,
     /// Sessions that we opened to it.
     pub(super) serving: BTreeMap<GrantId, Verified<Release>>,
     /// Segments that it was told of.
@@ -209,6 +213,7 @@ impl Peer {
     pub(super) fn end_sessions(&mut self) {
         self.serving.clear();
         self.sessions.clear();
+        self.helping.clear();
     }
 
     /// It is of its party no more: nothing but the word of it.
@@ -274,7 +279,7 @@ impl Engine {
             return;
         };
         self.streams.retain(|_, (device, _)| *device != peer);
-        self.got.values_mut().for_each(|got| got.missing.forget(&peer));
+        self.source_gone(&peer, &state);
         let Some(party) = state.party.or(state.knocking).or_else(|| self.party_of(&peer)) else { return };
         self.redial.insert(party, Redial::default());
         if self.greeted_device(party).is_none() {
@@ -282,7 +287,10 @@ impl Engine {
                 Failure::new(Kind::Unreachable, format!("the connection to {} broke", self.name_of(party)))
                     .next("Repeat `karte sync`: what has arrived is kept.");
             self.steward_lost(peer, party, &lost);
-            self.end_sync_of(party, Err(lost));
+            // A steward that helped goes on alone.
+            if !(self.standin_device(party).is_some() && self.awaits_session(party)) {
+                self.end_sync_of(party, Err(lost));
+            }
         }
     }
 

@@ -96,11 +96,11 @@ impl Engine {
         holders.filter(|holder| self.reads_from(holder)).copied().collect()
     }
 
-    /// What to ask a steward for, while its holder is away.
+    /// What to ask a steward for: everything while its holder is away, help while it is there.
     pub(in super::super) fn standin_duties(&self, party: PartyId, peer: DeviceId) -> Vec<Duty> {
         let mut duties = Vec::new();
         for holder in self.helped_by(peer).into_iter().filter(|holder| *holder != party) {
-            if self.greeted_device(holder).is_none() && !self.is_dialling(holder) {
+            if self.greeted_device(holder).is_some() || !self.is_dialling(holder) {
                 duties.extend(self.reading_duties(holder, peer));
             }
             let left =
@@ -132,6 +132,11 @@ impl Engine {
             }
             return true;
         }
+        self.dial_stewards(holder)
+    }
+
+    /// Calls every steward of a holder. False: there is none to call.
+    pub(in super::super) fn dial_stewards(&mut self, holder: PartyId) -> bool {
         let (Some(held), Some(contact)) = (self.logs.get(&holder), self.contacts.get(&holder)) else {
             return false;
         };
