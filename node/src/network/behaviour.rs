@@ -28,6 +28,7 @@ use super::guard::Guard;
 use super::heed::Heed;
 use super::known::Known;
 use super::relay::{RelayFor, relay_config};
+use super::security::buffered_noise;
 use super::{Limits, NetConfig, NetError, payload};
 
 const CONTROL: StreamProtocol = StreamProtocol::new("/karte/control/1");
@@ -62,7 +63,7 @@ pub(crate) fn build_swarm(config: &NetConfig, known: &Known) -> Result<Swarm<Beh
     let refused = |reason: String| NetError::Start { reason };
     let builder = SwarmBuilder::with_existing_identity(keypair(&config.key)?)
         .with_tokio()
-        .with_tcp(tcp::Config::new().nodelay(true), noise::Config::new, || yamux_config(limits))
+        .with_tcp(tcp::Config::new().nodelay(true), buffered_noise, || yamux_config(limits))
         .map_err(|error| refused(error.to_string()))?
         .with_quic_config(|quic| quic_config(quic, limits))
         .with_dns()

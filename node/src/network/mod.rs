@@ -27,6 +27,7 @@ mod payload;
 mod rate;
 mod reach;
 mod relay;
+mod security;
 mod stream;
 mod waves;
 
