@@ -7,6 +7,7 @@
 use crate::id::DeviceId;
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 macro_rules! variants {
     ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
@@ -111,6 +112,21 @@ pub fn is_chosen(variant: Variant) -> bool {
 /// Whether this thread breaks any rule.
 pub fn is_any_chosen() -> bool {
     CHOSEN.get().is_some()
+}
+
+static SPOILS_SLICES: AtomicBool = AtomicBool::new(false);
+
+/// From now on every thread of this process sends slices of payloads that are not what they say: a bad source.
+pub fn spoil_slices() {
+    SPOILS_SLICES.store(true, Ordering::Relaxed);
+}
+
+/// A slice as it goes out: whole, or with a bit changed after [`spoil_slices`].
+pub fn as_sent(mut slice: Vec<u8>) -> Vec<u8> {
+    if SPOILS_SLICES.load(Ordering::Relaxed) {
+        slice.iter_mut().rev().take(1).for_each(|byte| *byte ^= 1);
+    }
+    slice
 }
 
 /// This thread remembers the signatures it makes from now on, and does not work out again that they are good: a

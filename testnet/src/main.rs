@@ -32,7 +32,7 @@ enum Command {
     DeniedTiming(denied::DeniedTiming),
     /// Feed changed seeds to every parser, and count what panics
     Fuzz(fuzz::Fuzz),
-    /// Be a daemon whose clock runs ahead; started by journeys
+    /// Be a daemon whose clock runs ahead, or that sends wrong bytes; started by journeys and scenarios
     #[command(hide = true)]
     Node(node::Node),
     /// Run real nodes through a bad network or among bad neighbours, and say whether the bars hold

@@ -1,6 +1,7 @@
-//! A real daemon by a clock that runs ahead: what a node does on a day that is yet to come.
+//! A real daemon by a clock that runs ahead, or one that sends wrong bytes: what a node does on a day that is yet to come,
+//! and among bad neighbours.
 //!
-//! For: journeys over real processes. Here and not in `karte`, so that no user of the product, and nobody who can set
+//! For: journeys and scenarios over real processes. Here and not in `karte`, so that no user of the product, and nobody who can set
 //! its environment, can have permissions judged by another time than the machine's.
 
 use karte_node::access::{self, Serve};
@@ -18,6 +19,9 @@ pub struct Node {
     /// How far its clock runs ahead, in days: 20d
     #[arg(long, value_parser = days, default_value = "0d")]
     clock_ahead: i64,
+    /// Change a bit of every slice of a payload it sends
+    #[arg(long)]
+    wrong_bytes: bool,
     /// Multiaddresses to listen on
     #[arg(long)]
     listen: Vec<String>,
@@ -34,6 +38,9 @@ impl Clock for Ahead {
 
 /// Is the daemon until it is told to end. Says what `karte run --json` says.
 pub fn run(node: Node) -> std::io::Result<bool> {
+    if node.wrong_bytes {
+        karte_protocol::variants::spoil_slices();
+    }
     let unlock = Box::new(|| Err(Failure::usage("expected a node without passphrase")));
     let mut tell = |told: serde_json::Value| println!("{told}");
     let serve = Serve { listen: node.listen, ..Serve::default() };

@@ -67,6 +67,16 @@ fn a_transfer_survives_the_kills_of_both_ends() {
 }
 
 #[test]
+fn a_holder_and_its_steward_share_the_work_and_a_bad_steward_does_no_harm() {
+    let numbers = play(&["sources"]).unwrap();
+    assert_eq!(numbers["equal"], true, "{numbers}");
+    assert!(numbers["from_steward"].as_u64() > Some(1 << 20), "it helped: {numbers}");
+    let numbers = play(&["bad-source"]).unwrap();
+    assert_eq!(numbers["equal"], true, "{numbers}");
+    assert!(numbers["named"].as_u64() > Some(0), "{numbers}");
+}
+
+#[test]
 fn a_crowd_of_hostile_peers_costs_bounded_memory() {
     let numbers = play(&["hostile", "--brief", "--connections", "300"]).unwrap();
     assert!(numbers["strangers"].as_u64() > Some(0), "some came in: {numbers}");

@@ -291,6 +291,8 @@ fn missing(record: RecordId, batch: &mut Batch) -> Result<(), NetError> {
 }
 
 fn add_slice(record: &RecordId, offset: u64, slice: Vec<u8>, batch: &mut Batch) -> Result<(), NetError> {
+    #[cfg(feature = "variants")]
+    let slice = karte_protocol::variants::as_sent(slice);
     batch.push(encoded(&Frame::Slice { record: *record, offset })?);
     batch.push(slice);
     Ok(())

@@ -36,6 +36,20 @@ impl Material {
         Self::written(stage, &format!("{name}.bin"), &content, [*blake3::hash(&content).as_bytes()].into())
     }
 
+    /// A folder of so many documents of random bytes.
+    pub(super) fn files(stage: &Stage, name: &str, count: u64, bytes: usize) -> io::Result<Self> {
+        let path = stage.folder().join(name);
+        std::fs::create_dir_all(&path)?;
+        let mut hashes = BTreeSet::new();
+        let mut dice = stage.dice(name);
+        for number in 0..count {
+            let content = dice.bytes(bytes);
+            hashes.insert(*blake3::hash(&content).as_bytes());
+            std::fs::write(path.join(format!("{number:04}.bin")), content)?;
+        }
+        Ok(Self { path, bytes: count * bytes as u64, hashes, previews: 0 })
+    }
+
     /// Laboratory values of the code `name`, numbered from `from`; about 500 bytes each, no two alike.
     pub(super) fn values(stage: &Stage, name: &str, from: u64, count: u64) -> io::Result<Self> {
         let lines: Vec<String> = (from..from + count).map(|number| laboratory(name, number)).collect();

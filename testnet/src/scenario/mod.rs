@@ -10,7 +10,8 @@
 //! | `pair` | holder and reader with a [`crate::proxy`] between them |
 //! | `material` | what is sent, and whether it came |
 //! | `spaces` | network namespaces, slow cables, NAT, firewalls |
-//! | `transfer` | cuts, flips, kills, a flapping link |
+//! | `transfer`, `singles` | cuts, flips, kills, a flapping link |
+//! | `sources` | a holder and its steward at once, and a steward that sends wrong bytes |
 //! | `slow_link` | an imaging series over 1 Mbit/s |
 //! | `nat` | nodes behind routers and firewalls, with a relay |
 //! | `churn` | many nodes that come and go, and a revocation |
@@ -25,8 +26,10 @@ mod material;
 mod nat;
 mod node;
 mod pair;
+mod singles;
 mod slope;
 mod slow_link;
+mod sources;
 mod spaces;
 mod stage;
 mod transfer;
@@ -176,6 +179,18 @@ const SCENARIOS: &[Scenario] = &[
         about: "a file over a link that goes up and down",
         needs_spaces: false,
         play: transfer::flapping,
+    },
+    Scenario {
+        name: "sources",
+        about: "many files from a holder and its steward at once, each behind a line of its own",
+        needs_spaces: false,
+        play: sources::sources,
+    },
+    Scenario {
+        name: "bad-source",
+        about: "the same, but the steward changes a bit of all that it sends",
+        needs_spaces: false,
+        play: sources::bad_source,
     },
     Scenario {
         name: "slow-link",

@@ -68,7 +68,7 @@ impl<'a> World<'a> {
             return Err(unlike("this karte cannot relay: `karte run` has no --relay"));
         }
         let listen = format!("/ip4/{}/tcp/{RELAY_PORT}", machine.address);
-        relay.start(Run { listen: vec![listen.clone()], announce: vec![], more: vec!["--relay".into()] })?;
+        relay.start(Run { listen: vec![listen.clone()], more: vec!["--relay".into()], ..Run::default() })?;
         let peer = peer_of(&relay)?;
         let relay_address = format!("{listen}/p2p/{peer}");
         Ok(Self { stage, relay, relay_address, public, places: std::cell::Cell::new(2) })
@@ -103,8 +103,8 @@ impl<'a> World<'a> {
             let listen = listen.map(|transport| format!("/ip4/{}/{transport}", machine.address)).to_vec();
             node.start(Run {
                 listen,
-                announce: vec![],
                 more: vec!["--via".into(), self.relay_address.clone()],
+                ..Run::default()
             })?;
         }
         for node in [&holder, &reader] {

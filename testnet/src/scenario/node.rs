@@ -39,6 +39,8 @@ pub(super) struct Run {
     pub(super) announce: Vec<String>,
     /// Words after `karte run`.
     pub(super) more: Vec<String>,
+    /// It changes a bit of every slice of a payload it sends.
+    pub(super) lies: bool,
 }
 
 /// What a command came to.
@@ -102,6 +104,11 @@ impl<'a> Node<'a> {
         self.start_again()
     }
 
+    /// How its daemon was run last.
+    pub(super) fn run_before(&self) -> Run {
+        self.run.clone()
+    }
+
     /// As it was run before.
     pub(super) fn start_again(&mut self) -> io::Result<()> {
         let mut settings = Settings::load(&self.home).map_err(|failure| unlike(failure.to_string()))?;
@@ -111,7 +118,7 @@ impl<'a> Node<'a> {
         self.starts += 1;
         let out = self.beside(&format!("{}.out", self.starts));
         let log = self.beside(&format!("{}.log", self.starts));
-        let mut command = self.command(&["run"]);
+        let mut command = if self.run.lies { self.liar()? } else { self.command(&["run"]) };
         let child = command
             .args(&self.run.more)
             .stdout(File::create(&out)?)
@@ -129,6 +136,20 @@ impl<'a> Node<'a> {
             Ok(objects(told.as_bytes()).iter().any(|item| item.get("listening").is_some()).then_some(()))
         })?;
         Ok(())
+    }
+
+    /// A daemon of this home that sends wrong bytes.
+    fn liar(&self) -> io::Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["node", "--wrong-bytes", "--home"]).arg(&self.home);
+        command.env_remove("KARTE_HOME").stdin(Stdio::null()).process_group(0);
+        Ok(command)
+    }
+
+    /// What its daemon has said since it was started last, to its user.
+    pub(super) fn has_said(&self) -> io::Result<String> {
+        let out = std::fs::read_to_string(self.beside(&format!("{}.out", self.starts)))?;
+        Ok(out + &std::fs::read_to_string(self.beside(&format!("{}.log", self.starts)))?)
     }
 
     /// `kill -9`: no last word, no flush.

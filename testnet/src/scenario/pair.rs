@@ -38,7 +38,7 @@ impl<'a> Pair<'a> {
         let at = free_port()?;
         let proxy = Proxy::start(at, link)?;
         let announce = vec![proxy.multiaddress()];
-        holder.start(Run { listen: vec![tcp(at)], announce, more: vec![] })?;
+        holder.start(Run { listen: vec![tcp(at)], announce, ..Run::default() })?;
         // It listens nowhere, so that the holder cannot call it around the proxy.
         reader.start(Run::default())?;
         Ok(Self { holder, reader, proxy, stage })

@@ -45,7 +45,7 @@ pub(super) fn slow_link(stage: &Stage, _: &Options) -> io::Result<Outcome> {
     let at = address(&at_holder.address, PORT)?;
     let link = Link { delay: ROUND_TRIP / 2, bytes_per_s: None };
     let proxy = Proxy::start_at(address(&network.here(), 0)?, at, link)?;
-    holder.start(Run { listen: vec![tcp(at)], announce: vec![proxy.multiaddress()], more: vec![] })?;
+    holder.start(Run { listen: vec![tcp(at)], announce: vec![proxy.multiaddress()], ..Run::default() })?;
     reader.start(Run::default())?;
     befriend(stage, &holder, &reader)?;
 

@@ -2,10 +2,11 @@
 //!
 //! What is sent again is measured, not computed: the same transfer goes through an honest proxy first, and what the
 //! disturbed one needed beyond that, divided by the disturbances, is their price. It includes handshakes and the
-//! state that is exchanged again after each.
+//! state that is exchanged again after each. What a single one costs, [`super::singles`] shows.
 
 use super::material::Material;
 use super::pair::{Pair, SOON};
+use super::singles::Singles;
 use super::stage::{Stage, unlike};
 use super::{Options, Outcome};
 use crate::proxy::{Fault, Link, State, Way};
@@ -64,7 +65,8 @@ pub(super) fn cuts(stage: &Stage, options: &Options) -> io::Result<Outcome> {
     let small = Material::values(stage, "cuts", 0, options.small(SMALL))?;
     let calm = self::calm(stage, "cuts-calm-small", &small)?;
     trials.push(planned(stage, "small", times, &small, calm, |dice, _| dice.below(small.bytes))?);
-    Ok(judged("cut", &trials, &[]))
+    let singles = Singles::new(stage, options, "cut", Fault::Cut, times)?;
+    Ok(singles.into_outcome(judged("cut", &trials, &[]), AGAIN_BYTES_MAX))
 }
 
 /// Bits changed on the way: the connection must end, and nothing wrong may be kept.
@@ -82,7 +84,8 @@ pub(super) fn flips(stage: &Stage, options: &Options) -> io::Result<Outcome> {
             trial.times, trial.connections
         );
     }
-    Ok(outcome)
+    let singles = Singles::new(stage, options, "flip", Fault::Flip, options.times(TIMES))?;
+    Ok(singles.into_outcome(outcome, AGAIN_BYTES_MAX))
 }
 
 /// A transfer in which one bit of each connection is changed, one connection after the other.
