@@ -7,7 +7,11 @@ mod nodes;
 use std::time::{Duration, Instant};
 
 use karte_node::network::{Limits, Multiaddr, NetConfig, NetError, NetEvent, ReachConfig, start};
-use nodes::{MIB, Node, QUIC, TCP, device, node, node_with};
+use libp2p::multiaddr::Protocol;
+use nodes::{MIB, Node, QUIC, SOON, TCP, device, node, node_with};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -249,10 +253,71 @@ async fn streams_have_slots_and_a_busy_reader_refuses() {
     let cleo = node_with(3, &[TCP], narrow).await;
     ada.network.connect(cleo.device, cleo.addresses.clone()).await.unwrap();
     assert_eq!(ada.network.open_stream(cleo.device).await.err(), Some(NetError::StreamRefused));
+    let with_a_word = ada.network.open_stream_with(cleo.device, b"first").await;
+    assert_eq!(with_a_word.err(), Some(NetError::StreamRefused));
     assert_eq!(ada.network.request(cleo.device, vec![1]).await, Err(NetError::NoReply));
     let _cleo = cleo.echo();
     ada.network.open_stream(device(3)).await.expect("a reader that reads again makes room");
     assert_eq!(ada.network.request(device(3), vec![1]).await.unwrap(), [1]);
+}
+
+/// Nothing is waited for before a request goes out, nor before the first frame of a stream: with 200 ms of round trip each
+/// wait is 200 ms.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_arrives_although_nothing_comes_back() {
+    let (ada, mut ben) = (node(1, &[]).await, node(2, &[TCP]).await);
+    let gate = Gate::before(&ben.addresses[0]).await;
+    ada.network.connect(ben.device, vec![gate.address.clone()]).await.unwrap();
+    ben.expect_connected(&ada.device, false).await;
+    gate.back.send_replace(false);
+    let network = ada.network.clone();
+    let asking = tokio::spawn(async move { network.request(device(2), vec![1, 2]).await });
+    let NetEvent::Request { body, reply, .. } = ben.next().await else { panic!("a request was due") };
+    assert_eq!(body, [1, 2]);
+    let network = ada.network.clone();
+    let opening = tokio::spawn(async move { network.open_stream_with(device(2), b"first").await });
+    let mut theirs = ben.expect_stream().await;
+    assert_eq!(timeout(SOON, theirs.recv()).await.unwrap().unwrap().unwrap(), b"first");
+    assert!(!asking.is_finished() && !opening.is_finished(), "nothing has come back");
+    reply.send(vec![3]).unwrap();
+    theirs.send(b"answer").await.unwrap();
+    gate.back.send_replace(true);
+    assert_eq!(asking.await.unwrap().unwrap(), [3]);
+    let mut stream = opening.await.unwrap().expect("the stream was taken");
+    assert_eq!(stream.recv().await.unwrap().unwrap(), b"answer");
+    stream.send(b"second").await.unwrap();
+    assert_eq!(theirs.recv().await.unwrap().unwrap(), b"second", "the first was sent once");
+}
+
+/// Carries bytes to a node, and back as long as it may.
+struct Gate {
+    address: Multiaddr,
+    back: watch::Sender<bool>,
+}
+
+impl Gate {
+    async fn before(node: &Multiaddr) -> Self {
+        let port = node.iter().find_map(|part| match part {
+            Protocol::Tcp(port) => Some(port),
+            _ => None,
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("/ip4/127.0.0.1/tcp/{}", listener.local_addr().unwrap().port());
+        let (back, mut may_pass) = watch::channel(true);
+        tokio::spawn(async move {
+            let (caller, _) = listener.accept().await.unwrap();
+            let (mut from_caller, mut to_caller) = caller.into_split();
+            let node = TcpStream::connect(("127.0.0.1", port.unwrap())).await.unwrap();
+            let (mut from_node, mut to_node) = node.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_caller, &mut to_node).await });
+            let mut bytes = vec![0; 1 << 16];
+            while let Ok(count @ 1..) = from_node.read(&mut bytes).await {
+                may_pass.wait_for(|may| *may).await.unwrap();
+                to_caller.write_all(&bytes[..count]).await.unwrap();
+            }
+        });
+        Self { address: address.parse().unwrap(), back }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::core::transport::ListenerId;
+use libp2p::core::upgrade::Version;
 use libp2p::identity::{Keypair, PublicKey};
 use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{self, ProtocolSupport};
@@ -204,8 +205,12 @@ fn quic_config(mut quic: quic::Config, limits: &Limits) -> quic::Config {
 }
 
 /// Smart dialling staggers the addresses of one call (`waves` chose them) and keeps the first that answers.
+///
+/// Streams are negotiated lazily: what is asked travels with the name of its protocol, and no round trip goes to hearing
+/// that the other side speaks it. Each of our streams offers one protocol; one that is not spoken fails at its first read.
 fn swarm_config(swarm: swarm::Config, limits: &Limits) -> swarm::Config {
     swarm
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
         .with_idle_connection_timeout(limits.idle_timeout)
         .with_max_negotiating_inbound_streams(limits.streams_per_connection_max as usize)
         .with_smart_dial()

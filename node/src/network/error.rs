@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use libp2p::Multiaddr;
 use libp2p::core::transport::TransportError;
+use libp2p::core::upgrade::NegotiationError;
 use libp2p::multiaddr::Protocol;
 use libp2p::request_response::OutboundFailure;
 use libp2p::swarm::DialError;
@@ -163,8 +164,12 @@ pub struct AddressFailure {
 }
 
 impl NetError {
+    /// Streams are negotiated lazily, so one whose protocol the other side does not speak says so when it is first read.
     pub(crate) fn io(error: io::Error) -> Self {
-        Self::Io { reason: root_cause(&error) }
+        match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(NegotiationError::Failed) => Self::Unsupported,
+            _ => Self::Io { reason: root_cause(&error) },
+        }
     }
 }
 

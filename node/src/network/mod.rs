@@ -196,14 +196,13 @@ impl Network {
 
     /// Opens a stream to a connected device and waits until it was taken there.
     pub async fn open_stream(&self, peer: DeviceKey) -> Result<FrameStream, NetError> {
-        let peer = peer_id_of(&peer)?;
-        for attempt in 1..self.limits.stream_open_attempts_max {
-            match self.open_once(peer).await {
-                Err(NetError::StreamRefused) => tokio::time::sleep(STREAM_RETRY_PAUSE * attempt).await,
-                result => return result,
-            }
-        }
-        self.open_once(peer).await
+        self.open(peer, None).await
+    }
+
+    /// The same, and `first` is sent with the opening: it is there half a round trip from now, and the answer to it comes
+    /// right behind the word that the stream was taken. A stream that was not taken has heard nothing.
+    pub async fn open_stream_with(&self, peer: DeviceKey, first: &[u8]) -> Result<FrameStream, NetError> {
+        self.open(peer, Some(first)).await
     }
 
     /// Closes all connections to a device and waits until they are closed, at most `shutdown_timeout`.
@@ -260,15 +259,36 @@ impl Network {
         self.ask(|reply| Command::Connect { peer, addresses, reply }).await?
     }
 
-    async fn open_once(&self, peer: PeerId) -> Result<FrameStream, NetError> {
+    async fn open(&self, peer: DeviceKey, first: Option<&[u8]>) -> Result<FrameStream, NetError> {
+        let peer = peer_id_of(&peer)?;
+        for attempt in 1..self.limits.stream_open_attempts_max {
+            match self.open_once(peer, first).await {
+                Err(NetError::StreamRefused) => tokio::time::sleep(STREAM_RETRY_PAUSE * attempt).await,
+                result => return result,
+            }
+        }
+        self.open_once(peer, first).await
+    }
+
+    async fn open_once(&self, peer: PeerId, first: Option<&[u8]>) -> Result<FrameStream, NetError> {
         // A dropped reply means that the connection ended, unless the whole network did.
         let opened = self.ask(|reply| Command::Open { peer, reply }).await;
         let lost = if self.commands.is_closed() { NetError::Closed } else { NetError::ConnectionLost };
-        let (mut stream, slot) = opened.map_err(|_| lost)??;
-        tokio::time::timeout(self.limits.stream_open_timeout, stream::hear_ready(&mut stream))
+        let (stream, slot) = opened.map_err(|_| lost)??;
+        let mut stream = FrameStream::new(stream, slot, self.limits.frame_bytes_max);
+        let taken = async {
+            let sent = match first {
+                Some(frame) => stream.send(frame).await,
+                None => Ok(()),
+            };
+            // Whether it was taken says more than that it could not be sent.
+            stream.hear_ready().await?;
+            sent
+        };
+        tokio::time::timeout(self.limits.stream_open_timeout, taken)
             .await
             .map_err(|_| NetError::StreamTimeout)??;
-        Ok(FrameStream::new(stream, slot, self.limits.frame_bytes_max))
+        Ok(stream)
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, NetError> {

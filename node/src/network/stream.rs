@@ -80,6 +80,16 @@ impl FrameStream {
         }
     }
 
+    /// Waits until the other side took the stream; a peer without room for it ends it instead. Before anything is received.
+    pub(super) async fn hear_ready(&mut self) -> Result<(), NetError> {
+        let mut byte = [0];
+        match self.receiver.io.read_exact(&mut byte).await.map_err(NetError::io) {
+            Ok(()) if byte == [READY] => Ok(()),
+            Err(NetError::Unsupported) => Err(NetError::Unsupported),
+            _ => Err(NetError::StreamRefused),
+        }
+    }
+
     /// Takes no larger frames than this from the other side.
     pub fn limit_received(&mut self, frame_bytes_max: u32) {
         self.receiver.frame_bytes_max = frame_bytes_max.min(self.receiver.frame_bytes_max);
@@ -229,13 +239,6 @@ impl FrameReceiver {
 /// this one has not, it is not worth accepting.
 pub(crate) fn say_ready(stream: &mut Stream) -> bool {
     matches!(stream.write(&[READY]).now_or_never(), Some(Ok(1)))
-}
-
-/// Waits until the other side took the stream; a peer without room for it ends it instead.
-pub(crate) async fn hear_ready(stream: &mut Stream) -> Result<(), NetError> {
-    let mut byte = [0];
-    let heard = stream.read_exact(&mut byte).await.is_ok() && byte == [READY];
-    if heard { Ok(()) } else { Err(NetError::StreamRefused) }
 }
 
 async fn read_some(io: &mut ReadHalf<Stream>, buffer: &mut [u8]) -> Result<usize, NetError> {

@@ -145,10 +145,9 @@ impl Run<'_> {
         let Some(first) = lists.recv().await else { return Ok(()) };
         let first = self.take(first).await?;
         let network = self.node.shared.network.as_ref().ok_or("this command runs without a network")?;
-        let stream =
-            network.open_stream(*self.of.peer.as_bytes()).await.map_err(|error| error.to_string())?;
-        let (mut sender, mut receiver) = stream.split();
-        send(&mut sender, &first).await?;
+        let first = first.to_bytes().map_err(|error| error.to_string())?;
+        let stream = network.open_stream_with(*self.of.peer.as_bytes(), &first).await;
+        let (mut sender, mut receiver) = stream.map_err(|error| error.to_string())?.split();
         loop {
             let patience = if self.open.is_empty() { IDLE_MAX } else { SILENCE_MAX };
             tokio::select! {
