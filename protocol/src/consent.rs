@@ -74,7 +74,7 @@ pub struct Release {
     pub purpose: String,
     /// Who asks at the reader, in its own words.
     pub staff: String,
-    /// Segments that the asker has already. It decides nothing: the segments wanted are asked for by number.
+    /// Segments that the asker has already: the next ones may come with the session, or are asked for by number.
     pub since: u64,
     /// Never the same twice.
     pub nonce: Salt,

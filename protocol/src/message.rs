@@ -298,6 +298,9 @@ pub enum Response {
         status: Bytes,
         /// The signed ShelfHead.
         head: Bytes,
+        /// The segments beyond those that the Release names, if that is little, as with [`Request::News`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        segments: Vec<SegmentAndKeys>,
     },
     /// Segments with their keys.
     Segments {

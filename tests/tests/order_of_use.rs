@@ -144,3 +144,21 @@ fn news_bring_the_segments_they_tell_of() {
     let asked = requests.filter(|request| matches!(request, Request::Segments { .. })).count();
     assert_eq!(asked, 0, "nothing had to be asked for");
 }
+
+#[test]
+fn a_session_brings_the_segments_that_follow_those_the_reader_has() {
+    let mut world = apart();
+    write(&mut world, "lactate 4.4 mmol/L", |label| label);
+    world.sent.clear();
+    assert_eq!(lists_after_meeting(&mut world).len(), 1);
+    let asked = |world: &World| {
+        let requests = world.sent.iter().filter_map(|(_, _, body)| Request::from_bytes(body).ok());
+        requests.filter(|request| matches!(request, Request::Segments { .. })).count()
+    };
+    assert_eq!(asked(&world), 0, "nothing had to be asked for");
+    world.cut("hospital", "specialist");
+    write(&mut world, "lactate 2.0 mmol/L", |label| label);
+    assert_eq!(lists_after_meeting(&mut world).len(), 1, "what came in between, and not the rest again");
+    assert_eq!(asked(&world), 0, "nor at the next meeting");
+    assert_eq!(world.items("specialist", list()).unwrap().len(), 2);
+}

@@ -54,7 +54,7 @@ impl Engine {
             self.refuse(from, None, "a release whose signature is wrong")?;
             return Ok(Response::Denied);
         };
-        let id = release.grant;
+        let (id, since) = (release.grant, release.since);
         let unseen = self.store.get(RELEASES, id.as_bytes(), release.id().as_bytes())?.is_none();
         let fresh = (unseen || wrong!(ReleaseReplayed)) && decide::is_fresh(&release, self.now);
         let decision = if fresh {
@@ -78,9 +78,11 @@ impl Engine {
             state.told.insert(id, head.chains.iter().map(|chain| chain.segments).sum());
             state.serving.insert(id, release);
         }
+        let segments = self.news_segments(id, since)?;
         // Live: it was decided on just now.
         let Some(status) = self.latest.get(&holder) else { return Ok(Response::Denied) };
-        Ok(Response::Session { status: status.bytes().to_vec().into(), head: head.bytes().to_vec().into() })
+        let (status, head) = (status.bytes().to_vec().into(), head.bytes().to_vec().into());
+        Ok(Response::Session { status, head, segments })
     }
 
     /// What can be served under a grant: one of the own party, or one that is kept for its holder.
@@ -213,7 +215,8 @@ impl Engine {
         row.map(|row| Ok((row.len(), decode_row(&row)?))).transpose()
     }
 
-    /// What a shelf grew by since its reader was told, if that is little enough to go with the word of it.
+    /// What a shelf has beyond what its reader was told of or says it holds, as far as that is little enough to go with the
+    /// word of it.
     pub(super) fn news_segments(&self, grant: GrantId, from: u64) -> Result<Vec<SegmentAndKeys>, Failure> {
         let mut segments = Vec::new();
         let mut bytes = 0;

@@ -167,9 +167,13 @@ impl Engine {
         response: Response,
     ) -> Result<(), Failure> {
         match response {
-            Response::Session { status, head } => {
+            Response::Session { status, head, segments } => {
                 self.hear_status(peer, &status)?;
-                self.session_opened(peer, id, &head)
+                if self.session_opened(peer, id) {
+                    self.take_head(peer, id, &head)?;
+                    self.take_news(peer, id, &segments)?;
+                }
+                Ok(())
             }
             _ => {
                 self.session_denied(peer, id);
@@ -178,20 +182,20 @@ impl Engine {
         }
     }
 
-    /// The other side opened a session.
-    fn session_opened(&mut self, peer: DeviceId, id: GrantId, head: &[u8]) -> Result<(), Failure> {
+    /// The other side opened a session. Whether it is one with the first source, whose word on the shelf is listened to.
+    fn session_opened(&mut self, peer: DeviceId, id: GrantId) -> bool {
         let until = self.now + SESSION_MS_MAX;
-        let Some(state) = self.peers.get_mut(&peer) else { return Ok(()) };
+        let Some(state) = self.peers.get_mut(&peer) else { return false };
         state.sessions.insert(id, until);
         state.denied.remove(&id);
         if state.helping.contains(&id) {
-            return Ok(());
+            return false;
         }
         if let Some(got) = self.got.get_mut(&id) {
             got.helpers_called = false;
             std::mem::take(&mut got.absent).into_values().for_each(|handed| got.missing.insert(handed));
         }
-        self.take_head(peer, id, head)
+        true
     }
 
     /// The other side said no. Why, it does not say; the holder's log, which we may follow, may.

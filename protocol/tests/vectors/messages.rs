@@ -78,6 +78,10 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
         );
     }
     let segments = vec![SegmentAndKeys { segment: bytes("a signed Segment"), keys: bytes("an age file") }];
+    let session = |segments| {
+        let (status, head) = (bytes("a signed Status"), bytes("a signed ShelfHead"));
+        Response::Session { status, head, segments }
+    };
     let keeping = Keeping {
         quota_bytes: 10 << 30,
         used_bytes: 1 << 20,
@@ -99,10 +103,8 @@ pub(crate) fn messages(cast: &Cast, vectors: &mut Vectors) {
         ("entries", Response::Entries { entries: vec![bytes("a signed Entry")], more: true }),
         ("recovery_key", Response::RecoveryKey { commitment: digest_of("a recovery key") }),
         ("openings", Response::Openings { openings: vec![bytes("an age file")], more: false }),
-        (
-            "session",
-            Response::Session { status: bytes("a signed Status"), head: bytes("a signed ShelfHead") },
-        ),
+        ("session", session(vec![])),
+        ("session_segments", session(segments.clone())),
         ("segments", Response::Segments { segments }),
         ("joined", joined()),
         ("own", Response::Own { items: own_items(cast), next: 9, there: 12 }),
