@@ -18,7 +18,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, autonat, dcutr, identify, mdns, noise, ping,
-    quic, relay, swarm, tcp, yamux,
+    quic, relay, swarm, yamux,
 };
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
@@ -29,7 +29,6 @@ use super::guard::Guard;
 use super::heed::Heed;
 use super::known::Known;
 use super::relay::{RelayFor, relay_config};
-use super::security::buffered_noise;
 use super::{Limits, NetConfig, NetError, payload};
 
 const CONTROL: StreamProtocol = StreamProtocol::new("/karte/control/1");
@@ -64,9 +63,9 @@ pub(crate) fn build_swarm(config: &NetConfig, known: &Known) -> Result<Swarm<Beh
     let refused = |reason: String| NetError::Start { reason };
     let builder = SwarmBuilder::with_existing_identity(keypair(&config.key)?)
         .with_tokio()
-        .with_tcp(tcp::Config::new().nodelay(true), buffered_noise, || yamux_config(limits))
-        .map_err(|error| refused(error.to_string()))?
         .with_quic_config(|quic| quic_config(quic, limits))
+        .with_other_transport(|key| Ok(super::tcp::transport(key, yamux_config(limits))?))
+        .map_err(|error| refused(error.to_string()))?
         .with_dns()
         .map_err(|error| refused(error.to_string()))?
         .with_relay_client(noise::Config::new, || yamux_config(limits))

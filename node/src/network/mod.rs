@@ -27,8 +27,8 @@ mod payload;
 mod rate;
 mod reach;
 mod relay;
-mod security;
 mod stream;
+mod tcp;
 mod waves;
 
 use std::time::{Duration, Instant};
