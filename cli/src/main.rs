@@ -10,6 +10,7 @@ mod parse;
 mod passphrase;
 mod qr;
 mod session;
+mod syncing;
 mod view;
 mod words;
 

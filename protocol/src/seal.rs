@@ -6,29 +6,27 @@
 //! RecordId = blake3(payload)              header ‖ payload is a file that stock `age -d` opens
 //! ```
 //!
-//! Source: C2SP age, sections "Header" and "Payload". Sealing is [`crate::stream`], on all cores; opening is the age
-//! crate's, before whose eyes a header is put that only names the key. A file key is never used for a second plaintext.
+//! Source: C2SP age, sections "Header" and "Payload". Payloads are sealed and opened by [`crate::stream`]; files with a
+//! header are opened by the age crate. A file key is never used for a second plaintext.
 
 use crate::bao::{Outline, Outliner};
-use crate::id::RecordId;
+use crate::id::{Digest, RecordId, digest};
 use crate::keys::{KeyError, Recipient, SealingKey};
-use crate::stream::{Piece, Pieces, StreamKey};
+use crate::stream::{CHUNK_BYTES, Opener, Piece, Pieces, StreamKey, TAG_BYTES, open_in_place};
 use age_core::format::{FileKey as AgeFileKey, Stanza};
 use age_core::primitives::hkdf;
 use hmac::Mac;
 use secrecy::{ExposeSecret, SecretBox};
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
 /// Length of a file key, in bytes (C2SP age).
 pub const FILE_KEY_BYTES: usize = 16;
-/// What a payload is longer than its plaintext by, in bytes: a nonce, and a tag for each started chunk of 64 KiB.
-const NONCE_BYTES: u64 = 16;
-const CHUNK_BYTES: u64 = 64 * 1024;
-const TAG_BYTES: u64 = 16;
+/// What a payload begins with, in bytes.
+const NONCE_BYTES: usize = 16;
 
 /// Why something could not be sealed or opened.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +97,33 @@ pub fn seal(plaintext: impl Read, mut payload: impl Write) -> Result<Sealed, Sea
         spare = piece.bytes;
     }
     written.end(file_key, &pieces)
+}
+
+/// [`seal`] of what is in memory and already hashed: `hash` is blake3 of `plaintext`. Gives the payload too.
+pub fn seal_held(plaintext: &[u8], hash: Digest) -> Result<(Sealed, Vec<u8>), SealError> {
+    debug_assert!(hash == digest(plaintext), "expected the hash of this plaintext");
+    let (file_key, nonce) = fresh()?;
+    let key = StreamKey::new(&file_key, &nonce)?;
+    let plaintext_bytes = plaintext.len() as u64;
+    let room = usize::try_from(payload_bytes(plaintext_bytes)).unwrap_or_default();
+    // Wiped unless it is sealed to its end. It never grows, so it leaves no plaintext elsewhere.
+    let mut payload = Zeroizing::new(Vec::with_capacity(room));
+    payload.extend_from_slice(&nonce);
+    let empty: &[u8] = &[];
+    let mut chunks = plaintext.chunks(CHUNK_BYTES).chain(plaintext.is_empty().then_some(empty)).peekable();
+    let mut counter = 0;
+    while let Some(chunk) = chunks.next() {
+        let start = payload.len();
+        payload.extend_from_slice(chunk);
+        let sealed = payload.get_mut(start..).unwrap_or_default();
+        let tag = key.seal_chunk(counter, chunks.peek().is_none(), sealed)?;
+        payload.extend_from_slice(&tag);
+        counter += 1;
+    }
+    let mut outliner = Outliner::default();
+    outliner.update(&payload);
+    let sealed = sealed_of(outliner, file_key, plaintext_bytes, hash);
+    Ok((sealed, std::mem::take(&mut *payload)))
 }
 
 /// [`seal`] on all cores, for what is long: this thread reads, one writes, the others seal. In memory stand at most some
@@ -207,15 +232,19 @@ impl<W: Write> Written<W> {
     }
 
     fn end<R: Read>(self, file_key: FileKey, pieces: &Pieces<R>) -> Result<Sealed, SealError> {
-        let outline = self.outliner.finish();
-        Ok(Sealed {
-            record: outline.record(),
-            payload_bytes: outline.bytes(),
-            file_key,
-            plaintext_bytes: pieces.plaintext_bytes,
-            plaintext_hash: pieces.hash().into(),
-            outline: Arc::new(outline),
-        })
+        Ok(sealed_of(self.outliner, file_key, pieces.plaintext_bytes, pieces.hash().into()))
+    }
+}
+
+fn sealed_of(payload: Outliner, file_key: FileKey, plaintext_bytes: u64, plaintext_hash: Digest) -> Sealed {
+    let outline = payload.finish();
+    Sealed {
+        record: outline.record(),
+        payload_bytes: outline.bytes(),
+        file_key,
+        plaintext_bytes,
+        plaintext_hash,
+        outline: Arc::new(outline),
     }
 }
 
@@ -230,21 +259,24 @@ pub struct Sealed {
     /// Length of the plaintext in bytes.
     pub plaintext_bytes: u64,
     /// blake3 of the plaintext.
-    pub plaintext_hash: crate::id::Digest,
+    pub plaintext_hash: Digest,
     /// What slices of the payload are proven with.
     pub outline: Arc<Outline>,
 }
 
 /// A reader of the plaintext of `payload`. Truncation and change show as errors while reading; length and
 /// hash against the label are [`open_checked`]'s.
-pub fn open<R: Read>(payload: R, file_key: &FileKey) -> Result<impl Read + use<R>, SealError> {
-    let header = header_of_stanzas(file_key, &[local_stanza()])?;
-    let whole = io::Cursor::new(header).chain(payload);
-    let decryptor = age::Decryptor::new(whole).map_err(|error| SealError::Open(error.to_string()))?;
-    let opener = Opener(file_key.clone());
-    decryptor
-        .decrypt(std::iter::once(&opener as &dyn age::Identity))
-        .map_err(|error| SealError::Open(error.to_string()))
+pub fn open<R: Read>(mut payload: R, file_key: &FileKey) -> Result<impl BufRead + use<R>, SealError> {
+    let mut nonce = [0; NONCE_BYTES];
+    payload.read_exact(&mut nonce).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => too_short(),
+        _ => SealError::Io(error),
+    })?;
+    Ok(Opener::of(payload, StreamKey::new(file_key, &nonce)?))
+}
+
+fn too_short() -> SealError {
+    SealError::Open(format!("expected at least {NONCE_BYTES} bytes of nonce"))
 }
 
 /// Opens to `out` and compares length and hash with what the label says. What was written to `out` before an
@@ -252,19 +284,50 @@ pub fn open<R: Read>(payload: R, file_key: &FileKey) -> Result<impl Read + use<R
 pub fn open_checked(
     payload: impl Read,
     file_key: &FileKey,
-    expected: (u64, crate::id::Digest),
+    expected: (u64, Digest),
     mut out: impl Write,
 ) -> Result<(), SealError> {
     let mut hasher = blake3::Hasher::new();
     let mut plaintext = open(payload, file_key)?;
-    let got = copy(&mut plaintext, &mut out, &mut hasher)?;
-    if got != expected.0 {
-        return Err(SealError::Length { expected: expected.0, got });
+    let mut got = 0u64;
+    loop {
+        let part = plaintext.fill_buf()?;
+        let part_bytes = part.len();
+        if part_bytes == 0 {
+            return expect((got, hasher.finalize().into()), expected);
+        }
+        hasher.update(part);
+        out.write_all(part)?;
+        got = got.saturating_add(part_bytes as u64);
+        plaintext.consume(part_bytes);
     }
-    if crate::id::Digest::from(hasher.finalize()) != expected.1 {
-        return Err(SealError::Hash);
+}
+
+/// Opens a whole payload where it lies in memory, and compares as [`open_checked`] does. Gives the plaintext.
+pub fn open_held(
+    payload: Vec<u8>,
+    file_key: &FileKey,
+    expected: (u64, Digest),
+) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    let plaintext = open_whole(payload, file_key)?;
+    expect((plaintext.len() as u64, digest(&plaintext)), expected)?;
+    Ok(plaintext)
+}
+
+fn open_whole(payload: Vec<u8>, file_key: &FileKey) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    let mut bytes = Zeroizing::new(payload);
+    let nonce = bytes.first_chunk::<NONCE_BYTES>().ok_or_else(too_short)?;
+    let key = StreamKey::new(file_key, nonce)?;
+    open_in_place(&key, &mut bytes, NONCE_BYTES)?;
+    Ok(bytes)
+}
+
+/// Compares a plaintext's length and hash with those of its label.
+fn expect(got: (u64, Digest), expected: (u64, Digest)) -> Result<(), SealError> {
+    if got.0 != expected.0 {
+        return Err(SealError::Length { expected: expected.0, got: got.0 });
     }
-    Ok(())
+    if got.1 == expected.1 { Ok(()) } else { Err(SealError::Hash) }
 }
 
 /// The age v1 header that wraps `file_key` for each of `recipients`; `header ‖ payload` is an age file.
@@ -318,13 +381,16 @@ pub fn open_under(bytes: &[u8], key: &FileKey, max: usize) -> Result<Zeroizing<V
     );
     let inner: Zeroizing<[u8; FILE_KEY_BYTES]> =
         Zeroizing::new(inner.as_slice().try_into().map_err(|_| changed())?);
-    read_bounded(open(payload, &FileKey::from_bytes(&inner))?, max)
+    if payload.len() as u64 > payload_bytes(max as u64) {
+        return Err(too_long(max));
+    }
+    open_whole(payload.to_vec(), &FileKey::from_bytes(&inner))
 }
 
 /// Length of the payload of a plaintext of `plaintext_bytes`: age's overhead is exact.
 pub fn payload_bytes(plaintext_bytes: u64) -> u64 {
-    let chunks = plaintext_bytes.div_ceil(CHUNK_BYTES).max(1);
-    NONCE_BYTES + plaintext_bytes + chunks * TAG_BYTES
+    let chunks = plaintext_bytes.div_ceil(CHUNK_BYTES as u64).max(1);
+    NONCE_BYTES as u64 + plaintext_bytes + chunks * TAG_BYTES as u64
 }
 
 /// `blake3.derive_key("karte v1 wrap key", key)`. Used for one value only, so the zero nonce of age's
@@ -338,27 +404,13 @@ fn read_bounded(reader: impl Read, max: usize) -> Result<Zeroizing<Vec<u8>>, Sea
     let limit = u64::try_from(max).unwrap_or(u64::MAX);
     reader.take(limit.saturating_add(1)).read_to_end(&mut plaintext)?;
     if plaintext.len() > max {
-        return Err(SealError::Open(format!("expected at most {max} bytes inside")));
+        return Err(too_long(max));
     }
     Ok(plaintext)
 }
 
-fn copy(from: &mut impl Read, to: &mut impl Write, hasher: &mut blake3::Hasher) -> io::Result<u64> {
-    // 64 KiB: one chunk of age's STREAM.
-    let mut buffer = Zeroizing::new(vec![0; 64 * 1024]);
-    let mut total = 0;
-    loop {
-        let read = match from.read(&mut buffer) {
-            Ok(0) => return Ok(total),
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        let part = buffer.get(..read).unwrap_or_default();
-        hasher.update(part);
-        to.write_all(part)?;
-        total += u64::try_from(read).unwrap_or_default();
-    }
+fn too_long(max: usize) -> SealError {
+    SealError::Open(format!("expected at most {max} bytes inside"))
 }
 
 fn age_file_key(file_key: &FileKey) -> AgeFileKey {
@@ -386,124 +438,6 @@ fn header_of_stanzas(file_key: &FileKey, stanzas: &[Stanza]) -> Result<Vec<u8>, 
     Ok(header)
 }
 
-/// The stanza of a header that never leaves memory: it only tells age's reader to ask [`Opener`].
-fn local_stanza() -> Stanza {
-    Stanza { tag: LOCAL_TAG.into(), args: vec![], body: vec![] }
-}
-
-const LOCAL_TAG: &str = "karte-local";
-
-struct Opener(FileKey);
-
-impl age::Identity for Opener {
-    fn unwrap_stanza(&self, stanza: &Stanza) -> Option<Result<AgeFileKey, age::DecryptError>> {
-        (stanza.tag == LOCAL_TAG).then(|| Ok(age_file_key(&self.0)))
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::chance::OsChance;
-    use proptest::prelude::*;
-
-    #[test]
-    fn header_and_payload_are_an_age_file_for_its_recipient_alone() {
-        let reader = SealingKey::generate(&mut OsChance);
-        let other = SealingKey::generate(&mut OsChance);
-        let file = seal_to(b"creatinine 62 umol/L", &[reader.recipient()]).expect("seals");
-        assert_eq!(open_with(&file, &[&reader], 100).expect("opens").as_slice(), b"creatinine 62 umol/L");
-        assert!(open_with(&file, &[&other], 100).is_err());
-        assert!(open_with(&file, &[&reader], 5).is_err(), "the bound on what comes out holds");
-    }
-
-    #[test]
-    fn a_payload_opens_only_to_what_its_label_names() {
-        let mut payload = Vec::new();
-        let sealed = seal(&b"one"[..], &mut payload).expect("seals");
-        let expected = (sealed.plaintext_bytes, sealed.plaintext_hash);
-        let mut out = Vec::new();
-        open_checked(&payload[..], &sealed.file_key, expected, &mut out).expect("opens");
-        assert_eq!(out, b"one");
-        let wrong = open_checked(&payload[..], &sealed.file_key, (4, expected.1), io::sink());
-        assert!(matches!(wrong, Err(SealError::Length { expected: 4, got: 3 })));
-        let wrong = open_checked(&payload[..], &sealed.file_key, (3, crate::id::digest(b"two")), io::sink());
-        assert!(matches!(wrong, Err(SealError::Hash)));
-        payload.pop();
-        assert!(open_checked(&payload[..], &sealed.file_key, expected, io::sink()).is_err(), "truncated");
-    }
-
-    #[test]
-    fn a_label_key_opens_labels_and_not_payloads() {
-        let key = FileKey::from_bytes(&[3; 16]);
-        let bytes = seal_under(b"label", &key.label_key()).expect("seals");
-        assert_eq!(open_under(&bytes, &key.label_key(), 100).expect("opens").as_slice(), b"label");
-        assert!(open_under(&bytes, &key, 100).is_err());
-    }
-
-    /// Around every edge of chunks and pieces, in one thread and on all cores.
-    #[test]
-    fn the_age_crate_opens_payloads_of_every_length() {
-        const CHUNK: usize = 64 * 1024;
-        let lengths =
-            [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 16 * CHUNK - 1, 16 * CHUNK, 16 * CHUNK + 1];
-        for length in lengths.into_iter().chain([32 * CHUNK, 33 * CHUNK + 7, 100 * CHUNK]) {
-            let plaintext: Vec<u8> = (0..=250u8).cycle().take(length).collect();
-            let (mut one, mut many) = (Vec::new(), Vec::new());
-            let sealed = [
-                seal(&plaintext[..], &mut one).expect("seals"),
-                seal_large(&plaintext[..], &mut many).expect("seals"),
-            ];
-            for (sealed, payload) in sealed.iter().zip([one, many]) {
-                assert_eq!(payload.len() as u64, payload_bytes(length as u64), "{length}");
-                assert_eq!(sealed.record, RecordId::from(blake3::hash(&payload)), "{length}");
-                let expected = (length as u64, crate::id::digest(&plaintext));
-                open_checked(&payload[..], &sealed.file_key, expected, io::sink()).expect("opens");
-            }
-        }
-    }
-
-    #[test]
-    fn a_reader_or_writer_that_fails_ends_sealing_with_its_error() {
-        struct Fails(usize);
-        impl Read for Fails {
-            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-                self.0 = self.0.checked_sub(1).ok_or_else(|| io::Error::other("no more"))?;
-                Ok(buffer.len())
-            }
-        }
-        impl Write for Fails {
-            fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-                self.0 = self.0.checked_sub(1).ok_or(io::ErrorKind::StorageFull)?;
-                Ok(buffer.len())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        assert!(matches!(seal_large(Fails(1_000), io::sink()), Err(SealError::Io(_))));
-        let full = seal_large(io::repeat(7).take(100 << 20), Fails(5));
-        assert!(matches!(full, Err(SealError::Io(error)) if error.kind() == io::ErrorKind::StorageFull));
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(40))]
-        /// The payload of any plaintext has the length that `payload_bytes` says, hashes to its RecordId and opens.
-        #[test]
-        fn sealing_is_undone_by_opening(plaintext in proptest::collection::vec(any::<u8>(), 0..200_000)) {
-            let mut payload = Vec::new();
-            let sealed = seal(&plaintext[..], &mut payload).expect("seals");
-            prop_assert_eq!(sealed.payload_bytes, payload_bytes(plaintext.len() as u64));
-            prop_assert_eq!(sealed.record, RecordId::from(blake3::hash(&payload)));
-            let mut large = Vec::new();
-            let on_all_cores = seal_large(&plaintext[..], &mut large).expect("seals");
-            prop_assert_eq!(on_all_cores.record, RecordId::from(blake3::hash(&large)));
-            let expected = (on_all_cores.plaintext_bytes, on_all_cores.plaintext_hash);
-            open_checked(&large[..], &on_all_cores.file_key, expected, io::sink()).expect("opens");
-            let mut out = Vec::new();
-            open_checked(&payload[..], &sealed.file_key, (sealed.plaintext_bytes, sealed.plaintext_hash), &mut out)
-                .expect("opens");
-            prop_assert_eq!(out, plaintext);
-        }
-    }
-}
+#[path = "seal_tests.rs"]
+mod tests;

@@ -5,18 +5,21 @@
 //! chunk  = ChaCha20-Poly1305[key, counter u88 big-endian ‖ last u8](64 KiB of plaintext, or what is left) ‖ tag 16
 //! ```
 //! Source: C2SP age, section "Payload". The cipher is ring's: three times as fast as the one inside the age crate, which
-//! opens what is made here and so remains its judge. For: sealing. Not for: headers and keys ([`crate::seal`]).
+//! remains its judge: it opens what is sealed here, and what it sealed is opened here (the tests of [`crate::seal`]).
+//! For: sealing and opening. Not for: headers and keys ([`crate::seal`]).
 
 use crate::seal::{FileKey, SealError};
 use age_core::primitives::hkdf;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Plaintext in one chunk, in bytes.
 pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 /// What authenticates a chunk, in bytes.
 pub(crate) const TAG_BYTES: usize = 16;
+/// A whole chunk with its tag, in bytes.
+const SEALED_CHUNK_BYTES: usize = CHUNK_BYTES + TAG_BYTES;
 /// Chunks in one piece. 16: a MiB, large enough that handing it to another core costs nothing.
 const PIECE_CHUNKS: usize = 16;
 
@@ -29,6 +32,40 @@ impl StreamKey {
         let key = UnboundKey::new(&CHACHA20_POLY1305, key.as_ref()).map_err(|_| failed())?;
         Ok(Self(LessSafeKey::new(key)))
     }
+
+    /// Encrypts a chunk where it is, and gives its tag.
+    pub(crate) fn seal_chunk(
+        &self,
+        counter: u64,
+        is_last: bool,
+        plain: &mut [u8],
+    ) -> Result<[u8; TAG_BYTES], SealError> {
+        let tag = self.0.seal_in_place_separate_tag(nonce(counter, is_last), Aad::empty(), plain);
+        tag.ok().and_then(|tag| tag.as_ref().try_into().ok()).ok_or_else(failed)
+    }
+
+    /// Opens the chunk that begins at `from` of `bytes` and ends with it; gives its plaintext, which then stands at the
+    /// start of `bytes`.
+    fn open_chunk<'a>(
+        &self,
+        counter: u64,
+        is_last: bool,
+        bytes: &'a mut [u8],
+        from: usize,
+    ) -> io::Result<&'a mut [u8]> {
+        let opened = self.0.open_within(nonce(counter, is_last), Aad::empty(), bytes, from..);
+        let opened = opened.map_err(|_| invalid("a chunk does not open: it was changed, cut or moved"))?;
+        // The age format has an empty chunk only where the whole plaintext is empty.
+        if opened.is_empty() && counter > 0 { Err(invalid("the last chunk is empty")) } else { Ok(opened) }
+    }
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn truncated() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the payload ends before its last chunk")
 }
 
 fn failed() -> SealError {
@@ -47,20 +84,18 @@ pub(crate) struct Piece {
 impl Piece {
     /// Plaintext of each chunk, before sealing.
     fn chunks(&self) -> impl Iterator<Item = &[u8]> {
-        let chunks = self.bytes.chunks(CHUNK_BYTES + TAG_BYTES);
+        let chunks = self.bytes.chunks(SEALED_CHUNK_BYTES);
         chunks.map(|chunk| chunk.get(..chunk.len().saturating_sub(TAG_BYTES)).unwrap_or_default())
     }
 
     /// Seals it where it is.
     pub(crate) fn seal(&mut self, key: &StreamKey) -> Result<(), SealError> {
         let first = self.number.saturating_mul(PIECE_CHUNKS as u64);
-        let count = self.bytes.len().div_ceil(CHUNK_BYTES + TAG_BYTES);
-        let chunks = self.bytes.chunks_mut(CHUNK_BYTES + TAG_BYTES);
+        let count = self.bytes.len().div_ceil(SEALED_CHUNK_BYTES);
+        let chunks = self.bytes.chunks_mut(SEALED_CHUNK_BYTES);
         for (index, (chunk, counter)) in chunks.zip(first..).enumerate() {
             let (plain, room) = chunk.split_last_chunk_mut::<TAG_BYTES>().ok_or_else(failed)?;
-            let nonce = nonce(counter, self.is_last && index + 1 == count);
-            let tag = key.0.seal_in_place_separate_tag(nonce, Aad::empty(), plain).map_err(|_| failed())?;
-            room.copy_from_slice(tag.as_ref());
+            *room = key.seal_chunk(counter, self.is_last && index + 1 == count, plain)?;
         }
         Ok(())
     }
@@ -96,7 +131,7 @@ impl<R: Read> Pieces<R> {
             None => return Ok(None),
         };
         // A piece that is not full was ended by the end of the plaintext.
-        if piece.bytes.len() == PIECE_CHUNKS * (CHUNK_BYTES + TAG_BYTES) {
+        if piece.bytes.len() == PIECE_CHUNKS * SEALED_CHUNK_BYTES {
             self.ahead = Some(self.read(spare())?).filter(|ahead| !ahead.bytes.is_empty());
         }
         piece.is_last = self.ahead.is_none();
@@ -140,5 +175,109 @@ impl<R> Drop for Pieces<R> {
         if let Some(piece) = &mut self.ahead {
             piece.bytes.zeroize();
         }
+    }
+}
+
+/// Opens a whole STREAM that begins at `from` of `bytes`. The plaintext then stands at the start, and nothing behind it.
+pub(crate) fn open_in_place(key: &StreamKey, bytes: &mut Vec<u8>, mut from: usize) -> io::Result<()> {
+    let sealed_bytes = bytes.len().saturating_sub(from);
+    let count = sealed_bytes.div_ceil(SEALED_CHUNK_BYTES);
+    if count == 0 {
+        return Err(truncated());
+    }
+    let mut opened_bytes = 0usize;
+    for (counter, left) in (0..).zip((0..count).rev()) {
+        let end = from.saturating_add(SEALED_CHUNK_BYTES).min(bytes.len());
+        let room = bytes.get_mut(opened_bytes..end).unwrap_or_default();
+        let opened = key.open_chunk(counter, left == 0, room, from.saturating_sub(opened_bytes))?;
+        opened_bytes = opened_bytes.saturating_add(opened.len());
+        from = end;
+    }
+    bytes.truncate(opened_bytes);
+    Ok(())
+}
+
+/// A STREAM that is opened as it is read. A chunk that was changed, cut or moved is an error, and so are an end before the
+/// last chunk and bytes behind it; nothing of a chunk is given before its tag was checked.
+pub(crate) struct Opener<R> {
+    sealed: R,
+    key: StreamKey,
+    /// The chunk at hand: sealed, then its plaintext.
+    chunk: Zeroizing<Vec<u8>>,
+    /// What of its plaintext was given.
+    given_bytes: usize,
+    /// The sealed chunk behind it. That there is none tells which one is the last.
+    ahead: Zeroizing<Vec<u8>>,
+    counter: u64,
+    stands: Stands,
+}
+
+/// How far an [`Opener`] is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stands {
+    Before,
+    Within,
+    /// The chunk at hand is the last.
+    AtLast,
+    /// It gives nothing any more but errors: what comes next would have no beginning.
+    Failed,
+}
+
+impl<R: Read> Opener<R> {
+    pub(crate) fn of(sealed: R, key: StreamKey) -> Self {
+        // With room from the start: a buffer that grows leaves plaintext behind.
+        let buffer = || Zeroizing::new(Vec::with_capacity(SEALED_CHUNK_BYTES));
+        let (chunk, ahead) = (buffer(), buffer());
+        Self { sealed, key, chunk, given_bytes: 0, ahead, counter: 0, stands: Stands::Before }
+    }
+
+    fn next_chunk(&mut self) -> io::Result<()> {
+        match std::mem::replace(&mut self.stands, Stands::Failed) {
+            Stands::Failed => return Err(invalid("opening failed before")),
+            Stands::Before => fill(&mut self.sealed, &mut self.ahead)?,
+            Stands::Within | Stands::AtLast => {}
+        }
+        std::mem::swap(&mut self.chunk, &mut self.ahead);
+        self.ahead.clear();
+        self.given_bytes = 0;
+        let sealed_bytes = self.chunk.len();
+        if sealed_bytes == 0 {
+            return Err(truncated());
+        }
+        if sealed_bytes == SEALED_CHUNK_BYTES {
+            fill(&mut self.sealed, &mut self.ahead)?;
+        }
+        let is_last = self.ahead.is_empty();
+        let opened_bytes = self.key.open_chunk(self.counter, is_last, &mut self.chunk, 0)?.len();
+        self.chunk.truncate(opened_bytes);
+        self.counter = self.counter.saturating_add(1);
+        self.stands = if is_last { Stands::AtLast } else { Stands::Within };
+        Ok(())
+    }
+}
+
+fn fill(from: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<()> {
+    from.take(SEALED_CHUNK_BYTES as u64).read_to_end(buffer).map(drop)
+}
+
+impl<R: Read> BufRead for Opener<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let is_given = self.given_bytes == self.chunk.len();
+        if self.stands == Stands::Failed || (is_given && self.stands != Stands::AtLast) {
+            self.next_chunk()?;
+        }
+        Ok(self.chunk.get(self.given_bytes..).unwrap_or_default())
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.given_bytes = self.given_bytes.saturating_add(bytes).min(self.chunk.len());
+    }
+}
+
+impl<R: Read> Read for Opener<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
     }
 }

@@ -4,6 +4,7 @@ use crate::out_file::OutFile;
 use crate::output;
 use crate::parse::staff_or_user;
 use crate::session::Session;
+use crate::syncing::Syncing;
 use crate::view;
 use karte_node::command::Command;
 use karte_node::failure::Failure;
@@ -131,6 +132,7 @@ fn told(session: &Session, summary: Value, target: &Path) -> Result<(), Error> {
 struct Folder {
     root: PathBuf,
     current: Option<io::BufWriter<File>>,
+    syncing: Syncing,
 }
 
 impl Folder {
@@ -146,11 +148,13 @@ impl Folder {
         DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| {
             Failure::failed(format!("the folder {} cannot be made: {error}", root.display()))
         })?;
-        Ok(Self { root: root.to_owned(), current: None })
+        let syncing = Syncing::start()
+            .map_err(|error| Failure::failed(format!("no threads to sync files with: {error}")))?;
+        Ok(Self { root: root.to_owned(), current: None, syncing })
     }
 
     fn begin(&mut self, file: &str) -> io::Result<()> {
-        self.flush()?;
+        self.end_file()?;
         let path = Path::new(file);
         // The node names files; still, none of them may leave the folder.
         if !path.components().all(|part| matches!(part, Component::Normal(_))) {
@@ -169,14 +173,17 @@ impl Folder {
         self.current.as_mut().map_or(Ok(()), |file| file.write_all(bytes))
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    /// The file at hand is written; it is synced while the next one is.
+    fn end_file(&mut self) -> io::Result<()> {
         match self.current.take() {
-            Some(file) => file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all(),
+            Some(file) => self.syncing.add(file.into_inner().map_err(io::IntoInnerError::into_error)?),
             None => Ok(()),
         }
     }
 
+    /// Waits until every file is on the disk.
     fn finish(mut self) -> io::Result<()> {
-        self.flush()
+        self.end_file()?;
+        self.syncing.finish()
     }
 }

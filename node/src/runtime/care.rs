@@ -222,7 +222,7 @@ impl Node {
 
     /// Deletes payloads that nothing needs. An import between its payloads and its rows is waited for.
     fn sweep(&self, out: &mpsc::Sender<Out>) -> Result<(), Failure> {
-        let _no_import = self.shared.importing.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _no_import = self.shared.importing.blocking_write();
         let stray = self.stray()?;
         let bytes: u64 = stray.iter().map(|(_, bytes)| bytes).sum();
         for (record, _) in &stray {

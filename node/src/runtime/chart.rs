@@ -68,7 +68,7 @@ impl Node {
         if query.svg {
             let title = format!("{} ({})", title_of(&found), unit_of(&found));
             let drawing = plot::svg(&found, &title).map_err(|error| Failure::failed(error.to_string()))?;
-            let _ = out.blocking_send(Out::Data(drawing.into_bytes()));
+            let _ = out.blocking_send(Out::Data(drawing.into_bytes().into()));
         }
         Ok(())
     }

@@ -3,13 +3,14 @@
 //! For: naming files and joining bytes; the originals go out as they came in. Not for: writing files; whoever
 //! asked gets each file's name as an object, and its bytes as data after it.
 
-use super::opened::{Putting, held, write_checked};
+use super::opened::{Ahead, Putting, each_opened, held, write_checked};
 use super::{Node, Out};
 use crate::command::{Event, Filter};
 use crate::engine::{Export, Exported, Opening, Proof};
 use crate::failure::Failure;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use karte_protocol::label::Group;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -82,13 +83,17 @@ impl Going<'_> {
         for entry in &export.log {
             line(json!({ "log": BASE64_STANDARD.encode(entry) }));
         }
-        for (done, record) in export.records.iter().enumerate() {
-            let file = self.name_record(&record.opening);
+        let mut records = export.records.iter().enumerate();
+        let openings = export.records.iter().map(|record| &record.opening);
+        each_opened(self.node.shared.blobs.as_ref(), openings, &mut |opening, ahead| {
+            let Some((done, record)) = records.next() else { return Ok(()) };
+            let file = self.name_record(opening);
             self.begin(&file)?;
-            write_checked(self.node.shared.blobs.as_ref(), &record.opening, &mut Putting(self.out))?;
+            self.put_record(opening, ahead)?;
             line(index_line(&file, record));
             self.progress(done + 1, export.records.len());
-        }
+            Ok(())
+        })?;
         for proof in &export.proofs {
             let file = self.name_proof(proof);
             self.file(&file, &proof.cose)?;
@@ -160,14 +165,11 @@ impl Going<'_> {
         openings: &[Opening],
         visit: &mut VisitResource<'_, Self>,
     ) -> Result<(usize, usize), Failure> {
-        let (mut taken, mut left) = (0, 0);
-        for (done, opening) in openings.iter().enumerate() {
-            if opening.label.media_type != FHIR_MEDIA_TYPE {
-                left += 1;
-                continue;
-            }
-            taken += 1;
-            let bytes = held(self.node.shared.blobs.as_ref(), opening)?;
+        let resources = || openings.iter().filter(|opening| opening.label.media_type == FHIR_MEDIA_TYPE);
+        let (all, mut taken) = (resources().count(), 0);
+        let blobs = self.node.shared.blobs.as_ref();
+        each_opened(blobs, resources(), &mut |opening, ahead| {
+            let bytes = ahead.map_or_else(|| held(blobs, opening), Ok)?;
             let text = String::from_utf8_lossy(&bytes);
             let text = text.trim_start_matches('\u{feff}');
             match parts_of(&opening.label.kind, text) {
@@ -178,46 +180,56 @@ impl Going<'_> {
                 }
                 None => visit(self, opening.label.full_url.as_deref(), text)?,
             }
-            self.progress(done + 1, openings.len());
-        }
-        Ok((taken, left))
+            taken += 1;
+            self.progress(taken, all);
+            Ok(())
+        })?;
+        Ok((taken, openings.len() - all))
     }
 
     /// Study, series, instance; the bytes as they came.
     fn dicom(&mut self, openings: &[Opening]) -> Result<(), Failure> {
-        let (mut taken, mut left) = (0, 0);
-        for (done, opening) in openings.iter().enumerate() {
-            let Some(group) = opening.label.group.as_ref().filter(|_| is_dicom(opening)) else {
-                left += 1;
-                continue;
-            };
-            let series = group.series.as_deref().unwrap_or("series");
-            let number = group.position.map_or(String::new(), |position| format!("{:05}-", position + 1));
-            let instance = group.instance.clone().unwrap_or_else(|| opening.record.short());
-            let name = format!(
-                "{}/{}/{number}{}.dcm",
-                tame(&group.study, 64),
-                tame(series, 64),
-                tame(&instance, 64)
-            );
-            // Two instances may claim one UID.
-            let file = if self.names.insert(name.clone()) {
-                name
-            } else {
-                format!("{}-{}.dcm", name.trim_end_matches(".dcm"), opening.record.short())
-            };
+        let images = || openings.iter().filter_map(|opening| Some((opening, image_of(opening)?)));
+        let (mut groups, all) = (images().map(|(_, group)| group), images().count());
+        let mut taken = 0;
+        let opened = images().map(|(opening, _)| opening);
+        each_opened(self.node.shared.blobs.as_ref(), opened, &mut |opening, ahead| {
+            let Some(group) = groups.next() else { return Ok(()) };
+            let file = self.name_image(opening, group);
             self.begin(&file)?;
-            write_checked(self.node.shared.blobs.as_ref(), opening, &mut Putting(self.out))?;
+            self.put_record(opening, ahead)?;
             taken += 1;
-            self.progress(done + 1, openings.len());
+            self.progress(taken, all);
+            Ok(())
+        })?;
+        self.summary(taken, openings.len() - all)
+    }
+
+    fn name_image(&mut self, opening: &Opening, group: &Group) -> String {
+        let series = group.series.as_deref().unwrap_or("series");
+        let number = group.position.map_or(String::new(), |position| format!("{:05}-", position + 1));
+        let instance = group.instance.clone().unwrap_or_else(|| opening.record.short());
+        let (study, series, instance) = (tame(&group.study, 64), tame(series, 64), tame(&instance, 64));
+        let name = format!("{study}/{series}/{number}{instance}.dcm");
+        // Two instances may claim one UID.
+        if self.names.insert(name.clone()) {
+            name
+        } else {
+            format!("{}-{}.dcm", name.trim_end_matches(".dcm"), opening.record.short())
         }
-        self.summary(taken, left)
     }
 
     // --- putting out
 
     fn begin(&self, file: &str) -> Result<(), Failure> {
         self.send(Out::Event(Event::Item(json!({ "file": file }))))
+    }
+
+    fn put_record(&self, opening: &Opening, ahead: Ahead) -> Result<(), Failure> {
+        match ahead {
+            Some(plaintext) => Putting(self.out).put(plaintext),
+            None => write_checked(self.node.shared.blobs.as_ref(), opening, &mut Putting(self.out)),
+        }
     }
 
     fn file(&self, file: &str, bytes: &[u8]) -> Result<(), Failure> {
@@ -250,8 +262,10 @@ impl Going<'_> {
     }
 }
 
-fn is_dicom(opening: &Opening) -> bool {
-    opening.label.media_type.split(';').next() == Some("application/dicom")
+/// Where among others an image belongs; of other records nothing.
+fn image_of(opening: &Opening) -> Option<&Group> {
+    let is_dicom = opening.label.media_type.split(';').next() == Some("application/dicom");
+    opening.label.group.as_ref().filter(|_| is_dicom)
 }
 
 fn index_line(file: &str, record: &Exported) -> Value {

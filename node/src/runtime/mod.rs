@@ -13,6 +13,7 @@ mod bring;
 mod buffers;
 mod care;
 mod chart;
+mod cores;
 mod export;
 mod fetch;
 mod intake;
@@ -20,7 +21,9 @@ mod join;
 mod opened;
 mod outlines;
 mod rush;
+mod sealing;
 mod serve;
+mod settle;
 mod show;
 mod write;
 
@@ -40,6 +43,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
+use tokio_util::bytes::Bytes;
 
 /// Inputs that may wait for the engine. 1,024: some milliseconds of its work; whoever sends more waits.
 const INBOX_MAX: usize = 1_024;
@@ -65,7 +69,7 @@ pub(crate) enum Out {
     /// Something happened.
     Event(Event),
     /// The next bytes of a data result.
-    Data(Vec<u8>),
+    Data(Bytes),
 }
 
 /// What the runtime is made of.
@@ -103,8 +107,9 @@ struct Shared {
     accept: [bool; 3],
     me: Me,
     clock: Arc<dyn Clock>,
-    /// Read by imports from their payloads to their rows; written by who deletes payloads that no row needs.
-    importing: RwLock<()>,
+    /// Read by imports from their payloads to their rows; written by who deletes payloads that no row needs. tokio's: an
+    /// import hands its guard from the thread that seals to the one that settles.
+    importing: Arc<tokio::sync::RwLock<()>>,
     // std's Mutex, not tokio's: nothing awaits under these.
     waiting: Mutex<HashMap<Ticket, mpsc::Sender<Told>>>,
     /// With when they were asked for.
@@ -156,7 +161,7 @@ impl Running {
             accept,
             me: engine.me().clone(),
             clock: clock.clone(),
-            importing: RwLock::new(()),
+            importing: Arc::default(),
             waiting: Mutex::default(),
             replies: Mutex::default(),
             streams: Mutex::default(),
@@ -699,7 +704,7 @@ impl Node {
                 Ok(())
             }
             Answer::Data(bytes) => {
-                let _ = out.send(Out::Data(bytes)).await;
+                let _ = out.send(Out::Data(bytes.into())).await;
                 Ok(())
             }
             Answer::Open(opening) => show::show(self.shared.blobs.clone(), *opening, out.clone()).await,

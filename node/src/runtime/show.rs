@@ -1,7 +1,7 @@
 //! open → show: the plaintext of one record, and only after all of it was checked against its label.
 
 use super::Out;
-use super::opened::{Putting, payload};
+use super::opened::{Putting, held, payload};
 use crate::engine::Opening;
 use crate::failure::Failure;
 use crate::store::Blobs;
@@ -27,9 +27,7 @@ fn show_blocking(blobs: &dyn Blobs, opening: &Opening, out: &mpsc::Sender<Out>) 
     let expected = (opening.label.bytes, opening.label.hash);
     let as_age = !opening.recipients.is_empty();
     if !as_age && opening.label.bytes <= HELD_BYTES_MAX {
-        let mut plaintext = zeroize::Zeroizing::new(Vec::new());
-        seal::open_checked(payload(blobs, opening)?, &opening.file_key, expected, &mut *plaintext)?;
-        return put_out(&mut plaintext.as_slice(), out);
+        return Putting(out).put(held(blobs, opening)?);
     }
     seal::open_checked(payload(blobs, opening)?, &opening.file_key, expected, io::sink())?;
     if as_age {

@@ -35,7 +35,7 @@ use std::ops::ControlFlow;
 
 pub use blobs::{
     BlobId, BlobStats, BlobWriter, Blobs, Check, Checked, DiskBlobs, MemoryBlobs, Partial, ReadSeek,
-    Reclaimed,
+    Reclaimed, UnhashedWriter,
 };
 pub use check::{Finding, Gravity, Health};
 pub use delta::Batch;

@@ -56,6 +56,9 @@ use crate::store::{StoreError, files, io_error};
 /// Packs kept open for reading. 64: far below any limit of open files; a pack is opened again in 5 us.
 const OPEN_PACKS_MAX: usize = 64;
 
+/// Packs synced at the same time. 8: a large group of payloads fills two or three.
+const SYNCS_MAX: usize = 8;
+
 /// Space set aside for deletions.
 const RESERVE: &str = "reserve";
 /// Its size, in bytes. 64 KiB: some 600 deletions in pack and index, after which a `gc` makes room.
@@ -255,8 +258,8 @@ impl Packs {
         for pack in lock(&self.state).packs.values_mut().filter(|pack| pack.is_waiting_for_sync()) {
             groups.push(pack.group().map_err(Failed::known("syncing a pack"))?);
         }
+        sync_all(&groups)?;
         for group in groups {
-            group.sync()?;
             if let Some(pack) = lock(&self.state).packs.get_mut(&group.tag) {
                 pack.synced(&group);
             }
@@ -398,6 +401,20 @@ impl State {
         }
         Ok(file)
     }
+}
+
+/// Waits for several packs at the same time: none needs another.
+fn sync_all(groups: &[Group]) -> Result<(), Failed> {
+    if let [only] = groups {
+        return only.sync();
+    }
+    let ended = |_| Err(Failed::unknown("syncing a pack")(io::Error::other("a syncing thread ended badly")));
+    groups.chunks(SYNCS_MAX).try_for_each(|some| {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = some.iter().map(|group| scope.spawn(|| group.sync())).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(ended))
+        })
+    })
 }
 
 pub(super) fn read_body(file: &File, place: &Place) -> io::Result<Vec<u8>> {
