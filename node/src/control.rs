@@ -16,7 +16,7 @@ use tokio_util::bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 const FILE: &str = "control.sock";
-/// Largest frame, in bytes. 8 MiB: one list item or 64 KiB of data is far below.
+/// Largest frame, in bytes. 8 MiB: one list item or 256 KiB of data is far below.
 const FRAME_BYTES_MAX: usize = 8 << 20;
 /// Longest path of a Unix socket that every system takes, in bytes (`sun_path`).
 const PATH_BYTES_MAX: usize = 100;

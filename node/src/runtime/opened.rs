@@ -18,8 +18,8 @@ use zeroize::Zeroizing;
 
 /// Largest plaintext that is held in memory, in bytes. 32 MiB: the largest single resource an import takes.
 pub(super) const HELD_BYTES_MAX: u64 = 32 << 20;
-/// Bytes put out at a time.
-const PART_BYTES: usize = 64 * 1024;
+/// Bytes put out at a time. 256 KiB: with less, waking who takes them costs more than moving them.
+const PART_BYTES: usize = 256 << 10;
 /// Plaintext that is opened before its turn comes, in bytes. 16 MiB: what all cores open while some files are written.
 const AHEAD_BYTES_MAX: u64 = 16 << 20;
 /// Records that are opened before their turn comes.

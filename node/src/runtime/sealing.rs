@@ -165,26 +165,32 @@ impl Sealing<'_> {
     }
 
     fn seal_payload(&self, one: &Hashed) -> Result<Sealed, Failure> {
-        let shared = &self.node.shared;
-        let sealed = match (&one.held, &one.finding.bytes) {
-            (Some(bytes), _) => self.seal_in_memory(bytes, one.hash)?,
-            (None, Body::Memory(bytes)) => self.seal_in_memory(bytes, one.hash)?,
-            (None, Body::File(path, _)) => {
-                let mut writer = shared.blobs.create_unhashed()?;
-                let sealed = seal_large(File::open(path).map_err(not_read)?, &mut writer)?;
-                writer.finish_as(sealed.record.as_bytes())?;
-                sealed
-            }
+        let in_memory = match (&one.held, &one.finding.bytes) {
+            (Some(bytes), _) => Ok(bytes.as_slice()),
+            (None, Body::Memory(bytes)) => Ok(bytes.as_slice()),
+            (None, Body::File(path, _)) => Err(path),
+        };
+        let sealed = match in_memory {
+            Ok(bytes) if bytes.len() as u64 <= ALONE_BYTES_MAX => self.seal_whole(bytes, one.hash)?,
+            Ok(bytes) => self.seal_in_pieces(bytes)?,
+            Err(path) => self.seal_in_pieces(File::open(path).map_err(not_read)?)?,
         };
         if sealed.payload_bytes > SLICE_BYTES_MAX {
-            shared.outlines.keep(sealed.outline.clone());
+            self.node.shared.outlines.keep(sealed.outline.clone());
         }
         Ok(sealed)
     }
 
-    fn seal_in_memory(&self, plaintext: &[u8], hash: Digest) -> Result<Sealed, Failure> {
+    fn seal_whole(&self, plaintext: &[u8], hash: Digest) -> Result<Sealed, Failure> {
         let (sealed, payload) = seal_held(plaintext, hash)?;
         self.node.shared.blobs.put(sealed.record.as_bytes(), &payload)?;
+        Ok(sealed)
+    }
+
+    fn seal_in_pieces(&self, plaintext: impl Read) -> Result<Sealed, Failure> {
+        let mut writer = self.node.shared.blobs.create_unhashed()?;
+        let sealed = seal_large(plaintext, &mut writer)?;
+        writer.finish_as(sealed.record.as_bytes())?;
         Ok(sealed)
     }
 }

@@ -15,6 +15,8 @@ use crate::store::{StoreError, files, io_error};
 
 /// Most of a pack or an index that is looked at, in bytes. 64 MiB: four times the largest this program writes.
 const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Longest payload that is copied behind its head, in bytes. 16 KiB: a second write costs as much.
+const COPIED_BYTES_MAX: usize = 16 << 10;
 /// What is read again alone after an error, in bytes: a page.
 const PAGE_BYTES: usize = 4096;
 
@@ -185,10 +187,16 @@ impl Pack {
         let offset = u32::try_from(self.end).map_err(too_large)?;
         let length = u32::try_from(body.len()).map_err(too_large)?;
         let head = Head { kind, length, offset, name };
-        let mut bytes = head.to_bytes(&self.key);
-        bytes.extend_from_slice(body);
+        let mut first = head.to_bytes(&self.key);
+        let mut rest = body;
+        if body.len() <= COPIED_BYTES_MAX {
+            first.extend_from_slice(body);
+            rest = &[];
+        }
         let file = self.handle()?;
-        if let Err(error) = file.write_all_at(&bytes, self.end) {
+        let behind = self.end.saturating_add(first.len() as u64);
+        if let Err(error) = file.write_all_at(&first, self.end).and_then(|()| file.write_all_at(rest, behind))
+        {
             // Whether or not this works: the next frame goes there.
             let _ = file.set_len(self.end);
             return Err(error);
