@@ -14,7 +14,7 @@ use karte_protocol::encoding;
 use karte_protocol::entry::Entry;
 use karte_protocol::id::{digest, hex};
 use karte_protocol::keys::SealingKey;
-use karte_protocol::seal::open_with;
+use karte_protocol::seal::{FileKey, open, open_with};
 use karte_protocol::signed::{Signed, SignedError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -359,4 +359,33 @@ fn age_testkit() {
     println!("{} post-quantum files not yet: {}", not_yet.len(), not_yet.join(" "));
     assert_eq!(run + not_yet.len(), files.len());
     assert!(counts.len() == 4, "each outcome is met: {counts:?}");
+}
+
+/// The payloads of the same testkit, through the function that opens records: their file keys are told.
+#[test]
+fn age_testkit_payloads() {
+    let Some(folder) = vectors("age") else { return };
+    let files = std::fs::read_dir(folder).expect("lists").map(|file| file.expect("is listed").path());
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (mut opened, mut refused) = (0, 0);
+    for path in files.filter(|path| name(path).starts_with("stream_")) {
+        let kit = Kit::read(&path);
+        let key = unhex(kit.get("file key").expect("a file key"));
+        let key = FileKey::from_bytes(key.as_slice().try_into().expect("16 bytes"));
+        let mac = kit.file.windows(5).position(|at| at == b"\n--- ").expect("the end of a header") + 1;
+        let line = kit.file[mac..].iter().position(|byte| *byte == b'\n').expect("a line") + 1;
+        let mut plaintext = Vec::new();
+        let result = open(&kit.file[mac + line..], &key)
+            .and_then(|mut payload| Ok(payload.read_to_end(&mut plaintext).map(drop)?));
+        match (kit.get("expect"), result) {
+            (Some("success"), Ok(())) => {
+                assert_eq!(kit.get("payload"), Some(hex(&sha2::Sha256::digest(&plaintext)).as_str()));
+                opened += 1;
+            }
+            (Some("success"), Err(error)) => panic!("{}: {error}", name(&path)),
+            (_, Ok(())) => panic!("{} must not open", name(&path)),
+            (_, Err(_)) => refused += 1,
+        }
+    }
+    assert!(opened >= 4 && refused >= 10, "{opened} opened and {refused} refused");
 }

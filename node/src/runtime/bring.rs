@@ -19,9 +19,9 @@ use tokio::sync::mpsc;
 
 /// Findings sealed and committed together. 256: one group of fsyncs.
 const GROUP_MAX: usize = 256;
-/// Bytes of findings held before a group is closed. 32 MiB: to make it durable costs some waits for the disk however long
-/// it is, and those then take less time than its bytes.
-const GROUP_BYTES_MAX: u64 = 32 << 20;
+/// Bytes of findings held before a group is closed. 16 MiB: to make a group durable costs some waits for the disk however
+/// long it is, and with so many bytes those are the smaller part.
+const GROUP_BYTES_MAX: u64 = 16 << 20;
 
 /// What an import came to.
 #[derive(Default)]

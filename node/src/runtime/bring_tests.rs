@@ -162,7 +162,10 @@ async fn a_group_is_in_no_library_before_its_payloads_are_durable() {
         let node = hana.sealing.node;
         hana.group = vec![day("9 steps")];
         assert!(hana.close().is_continue(), "it is taken, and settles behind");
-        assert_eq!(own_records(node), 0);
+        for _ in 0..20 {
+            assert_eq!(own_records(node), 0, "the disk has not answered");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         disk.now(Disk::Works);
         hana.finish().unwrap();
         assert_eq!((own_records(node), hana.summary.taken), (1, 1));
