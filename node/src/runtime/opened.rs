@@ -42,8 +42,11 @@ impl Node {
     }
 }
 
+/// A plaintext, or why there is none.
+type Opened = Result<Zeroizing<Vec<u8>>, Failure>;
+
 /// The whole plaintext of a record of at most [`HELD_BYTES_MAX`].
-pub(super) fn held(blobs: &dyn Blobs, opening: &Opening) -> Result<Zeroizing<Vec<u8>>, Failure> {
+pub(super) fn held(blobs: &dyn Blobs, opening: &Opening) -> Opened {
     let got = opening.label.bytes;
     if got > HELD_BYTES_MAX {
         return Err(Failure::failed(format!(
@@ -88,7 +91,7 @@ pub(super) fn each_opened<'a>(
 }
 
 /// A record to open, and who waits for it.
-type Job<'a> = (&'a Opening, SyncSender<Result<Zeroizing<Vec<u8>>, Failure>>);
+type Job<'a> = (&'a Opening, SyncSender<Opened>);
 
 fn open_jobs(blobs: &dyn Blobs, jobs: &Mutex<Receiver<Job<'_>>>) {
     loop {
@@ -104,7 +107,7 @@ fn open_jobs(blobs: &dyn Blobs, jobs: &Mutex<Receiver<Job<'_>>>) {
 struct Window<'a, I: Iterator<Item = &'a Opening>> {
     jobs: SyncSender<Job<'a>>,
     openings: std::iter::Peekable<I>,
-    coming: VecDeque<(&'a Opening, Option<Receiver<Result<Zeroizing<Vec<u8>>, Failure>>>)>,
+    coming: VecDeque<(&'a Opening, Option<Receiver<Opened>>)>,
     /// Of their plaintexts.
     bytes: u64,
 }
