@@ -25,4 +25,5 @@ pub mod scenario;
 pub mod shared;
 pub mod simulate;
 pub mod store_bench;
+mod told;
 pub mod world;

@@ -27,6 +27,9 @@ const LINE_MAX: usize = 256;
 /// What the system may hold for us where the rate is bounded, in bytes. 32 KiB: more would be a queue that no slow
 /// link has, and what is urgent would wait behind it.
 const SOCKET_BYTES_RATED: u32 = 32 << 10;
+/// How far a bounded rate may catch up with what it was late by. 5 ms: timers here are exact to a millisecond, in which a
+/// fast link carries many packets; a slow one carries half of one meanwhile.
+const LATE_MAX: Duration = Duration::from_millis(5);
 /// Connections waiting to be taken. 128, as servers have it.
 const BACKLOG: u32 = 128;
 
@@ -225,8 +228,10 @@ impl Shared {
     fn paced(&self, way: Way, bytes: usize) -> Instant {
         let Some(rate) = self.link.bytes_per_s else { return Instant::now() };
         let takes = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+        let now = Instant::now();
+        let earliest = now.checked_sub(LATE_MAX).unwrap_or(now);
         let mut lane = self.lane(way);
-        lane.free_at = lane.free_at.max(Instant::now()) + takes;
+        lane.free_at = lane.free_at.max(earliest) + takes;
         lane.free_at
     }
 }
@@ -432,6 +437,16 @@ mod tests {
         let begun = std::time::Instant::now();
         assert_eq!(echoed(&proxy, &pattern(50_000)).len(), 50_000);
         assert!(begun.elapsed() >= Duration::from_millis(500), "50 kB at 100 kB/s: {:?}", begun.elapsed());
+    }
+
+    /// Packets of 87 microseconds each, and timers of a millisecond: one timer for each would make it a twelfth of the rate.
+    #[test]
+    fn a_high_rate_is_no_lower_than_it_says() {
+        let link = Link { delay: Duration::ZERO, bytes_per_s: Some(16 << 20) };
+        let proxy = Proxy::start(echo(), link).unwrap();
+        let begun = std::time::Instant::now();
+        assert_eq!(echoed(&proxy, &pattern(8 << 20)).len(), 8 << 20);
+        assert!(begun.elapsed() < Duration::from_secs(4), "8 MiB at 16 MiB/s: {:?}", begun.elapsed());
     }
 
     #[test]

@@ -86,6 +86,15 @@ fn a_crowd_of_hostile_peers_costs_bounded_memory() {
 }
 
 #[test]
+fn urgent_records_overtake_a_file_that_is_on_its_way() {
+    let numbers = play(&["urgent", "--brief", "--size", "16"]).unwrap();
+    for lane in ["loopback", "16 MiB/s"] {
+        // Only those count that came before the file was whole.
+        assert!(numbers[lane]["records"].as_u64() > Some(0), "{lane}: {numbers}");
+    }
+}
+
+#[test]
 fn import_sync_and_rotation_go_on() {
     let numbers = play(&["endurance", "--minutes", "0.4"]).unwrap();
     assert!(numbers["rounds"].as_u64() > Some(3), "{numbers}");

@@ -13,13 +13,10 @@ use super::raw::{PING_BYTES, Pair};
 use super::rounds::{Bar, KARTE, Outcome, Sample, Side, in_turns, median, times_of};
 use super::ssh::Ssh;
 use super::{Bench, transfer};
-use karte_node::access::{self, Sink};
-use karte_node::command::{Command, Event, HowToRead};
-use karte_node::failure::Failure;
+use crate::told::{imported, watch};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// A record, in bytes.
@@ -57,10 +54,11 @@ pub(super) fn warm(bench: &Bench) -> io::Result<Outcome> {
         bench.keeper.check()?;
         let file = record(bench, &folder, number)?;
         let asked = Instant::now();
-        let acknowledged = imported(holder.home(), &file)?;
+        let acknowledged = imported(holder.home(), &file, None)?;
         let arrived = arrivals
             .recv_timeout(ARRIVES_MAX)
-            .map_err(|_| io::Error::other(format!("a record did not arrive in {ARRIVES_MAX:?}")))?;
+            .map_err(|_| io::Error::other(format!("a record did not arrive in {ARRIVES_MAX:?}")))?
+            .at;
         let round_trip = pair.ask(PING_BYTES)?;
         let fsynced = fsynced_file(&folder, number)?;
         if number < WARM_UP {
@@ -134,65 +132,6 @@ fn fsynced_file(folder: &Path, number: u64) -> io::Result<Duration> {
     file.sync_all()?;
     File::open(folder)?.sync_all()?;
     Ok(begun.elapsed())
-}
-
-/// Imports through the daemon; when it said that the record is durable.
-fn imported(home: &Path, file: &Path) -> io::Result<Instant> {
-    /// Notes when the summary came.
-    struct Summary(Option<Instant>);
-    impl Sink for Summary {
-        fn event(&mut self, event: Event) {
-            if let Event::Item(item) = event
-                && super::karte::field(&item, "taken").as_u64() == Some(1)
-            {
-                self.0 = Some(Instant::now());
-            }
-        }
-        fn data(&mut self, _: &[u8]) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let command = Command::Import {
-        paths: vec![file.to_owned()],
-        format: "document".into(),
-        subject: None,
-        how: HowToRead::default(),
-    };
-    let mut summary = Summary(None);
-    access::run(home, command, no_passphrase(), &mut summary).map_err(io::Error::other)?;
-    summary.0.ok_or_else(|| io::Error::other("expected one new record"))
-}
-
-/// When records arrive at a reader, from now on.
-fn watch(home: &Path) -> io::Result<Receiver<Instant>> {
-    /// Says once that it watches, then notes when records came.
-    struct Arrivals(SyncSender<Instant>);
-    impl Sink for Arrivals {
-        fn event(&mut self, event: Event) {
-            let now = Instant::now();
-            if let Event::Item(item) = event
-                && (item.get("arrived").is_some() || item.get("watching").is_some())
-            {
-                // Nobody waits for it only when the bench ends.
-                let _ = self.0.try_send(now);
-            }
-        }
-        fn data(&mut self, _: &[u8]) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let (tell, told) = sync_channel(64);
-    let home = home.to_owned();
-    // Ends with the reader's daemon.
-    std::thread::spawn(move || access::run(&home, Command::Watch, no_passphrase(), &mut Arrivals(tell)));
-    match told.recv_timeout(ARRIVES_MAX) {
-        Ok(_) => Ok(told),
-        Err(_) => Err(io::Error::other("the reader's daemon does not let itself be watched")),
-    }
-}
-
-fn no_passphrase() -> access::Unlock {
-    Box::new(|| Err(Failure::failed("this node has no passphrase")))
 }
 
 // --- cold

@@ -13,6 +13,7 @@
 //! | `transfer`, `singles` | cuts, flips, kills, a flapping link |
 //! | `sources` | a holder and its steward at once, and a steward that sends wrong bytes |
 //! | `slow_link` | an imaging series over 1 Mbit/s |
+//! | `urgent` | an urgent record while a long one is on its way |
 //! | `nat` | nodes behind routers and firewalls, with a relay |
 //! | `churn` | many nodes that come and go, and a revocation |
 //! | `hostile`, `attackers` | thousands of hostile connections |
@@ -33,6 +34,7 @@ mod sources;
 mod spaces;
 mod stage;
 mod transfer;
+mod urgent;
 
 use serde_json::{Value, json};
 use stage::Stage;
@@ -197,6 +199,12 @@ const SCENARIOS: &[Scenario] = &[
         about: "an imaging series over 1 Mbit/s and 200 ms: how soon there is something to look at",
         needs_spaces: true,
         play: slow_link::slow_link,
+    },
+    Scenario {
+        name: "urgent",
+        about: "urgent records while a large file is on its way: how soon they overtake it",
+        needs_spaces: false,
+        play: urgent::urgent,
     },
     Scenario {
         name: "nat",

@@ -91,6 +91,11 @@ impl<'a> Node<'a> {
         self
     }
 
+    /// Its folder.
+    pub(super) fn home(&self) -> &Path {
+        &self.home
+    }
+
     /// A place beside the home for files of the story.
     pub(super) fn beside(&self, name: &str) -> PathBuf {
         self.stage.folder().join(format!("{}-{name}", self.name))
