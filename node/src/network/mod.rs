@@ -5,7 +5,8 @@
 //! learns nothing from us, and costs no more than [`Limits`] say.
 //!
 //! How a peer is reached: `waves` orders its addresses, `relay` keeps places at relays and is one, `reach` says where we
-//! can be found and who is near, `lines` prefers direct connections. What strangers may cost: `guard` and `rate`.
+//! can be found and who is near, `lines` prefers direct connections. What strangers may cost: `guard` and `rate`. That
+//! nothing waits for what could go with it: streams are negotiated lazily (`behaviour`), and `tcp` lets little wait unsent.
 //!
 //! [`start`] gives a handle, [`Network`], and a channel of [`NetEvent`]s. The reader of the events may be
 //! slow: then requests are refused (`NoReply` at the asker), streams are refused (the opener tries again a
