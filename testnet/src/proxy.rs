@@ -232,7 +232,8 @@ impl Shared {
         let earliest = now.checked_sub(LATE_MAX).unwrap_or(now);
         let mut lane = self.lane(way);
         lane.free_at = lane.free_at.max(earliest) + takes;
-        lane.free_at
+        // What is late is sent now: nothing leaves before it came.
+        lane.free_at.max(now)
     }
 }
 
