@@ -334,10 +334,17 @@ async fn take(
         }
         let sent = shared.paced(way, read);
         if rated {
-            tokio::time::sleep_until(sent).await;
+            until(sent).await;
         }
         let chunk = buffer.get(..read).unwrap_or_default().to_vec();
         line.send((sent + shared.link.delay, chunk)).await.map_err(|_| Ended)?;
+    }
+}
+
+/// Sleeps if that is still to come: a timer that is due takes up to a millisecond all the same.
+async fn until(due: Instant) {
+    if due > Instant::now() {
+        tokio::time::sleep_until(due).await;
     }
 }
 
@@ -348,7 +355,7 @@ async fn give(
     mut to: OwnedWriteHalf,
 ) -> Result<(), Ended> {
     while let Some((due, mut chunk)) = line.recv().await {
-        tokio::time::sleep_until(due).await;
+        until(due).await;
         shared.passable().await;
         let is_cut = shared.lane(way).pass(&mut chunk);
         to.write_all(&chunk).await?;
