@@ -540,7 +540,8 @@ impl World {
             Effect::Go(stream, true) => self.send_next(stream),
             Effect::Go(stream, false) => self.end_stream(stream, FetchEnd::Denied),
             Effect::StopFetch(grant, from) => {
-                let is_its = |stream: &Stream| from.is_none_or(|peer| self.nodes[stream.server].device() == peer);
+                let is_its =
+                    |stream: &Stream| from.is_none_or(|peer| self.nodes[stream.server].device() == peer);
                 let stopped =
                     |stream: &Stream| stream.reader == at && stream.grant == grant && is_its(stream);
                 let ids: Vec<u64> =
