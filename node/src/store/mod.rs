@@ -17,6 +17,7 @@ mod compact;
 mod contract;
 mod delta;
 mod disk;
+mod direct;
 mod files;
 mod format;
 mod journal;
@@ -39,6 +40,7 @@ pub use blobs::{
 };
 pub use check::{Finding, Gravity, Health};
 pub use delta::Batch;
+pub use direct::Direct;
 pub use disk::Disk;
 pub use memory::Memory;
 pub use open::Opened;

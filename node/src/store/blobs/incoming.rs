@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -14,7 +13,7 @@ use std::time::SystemTime;
 use super::behind::Behind;
 use super::disk::Folder;
 use super::{BlobId, Limits, Partial, expect_at, expect_hash, hex, lock, remove};
-use crate::store::{StoreError, files, io_error};
+use crate::store::{Direct, StoreError, files, io_error};
 
 pub(super) struct Incoming {
     dir: PathBuf,
@@ -95,6 +94,7 @@ pub(super) struct DiskPartial {
     len_bytes: u64,
     /// What was here when this receiver began.
     found_bytes: u64,
+    direct: Direct,
     behind: Behind,
 }
 
@@ -105,7 +105,8 @@ impl DiskPartial {
         let doing = "opening a partial payload";
         let file = files::private().create(true).truncate(false).open(&path).map_err(io_error(doing))?;
         let len_bytes = file.metadata().map_err(io_error(doing))?.len();
-        Ok(Self { claim, path, file, len_bytes, found_bytes: len_bytes, behind: Behind::default() })
+        let direct = Direct::new(path.clone());
+        Ok(Self { claim, path, file, len_bytes, found_bytes: len_bytes, direct, behind: Behind::default() })
     }
 
     fn hash(&self) -> io::Result<blake3::Hasher> {
@@ -123,7 +124,8 @@ impl Partial for DiskPartial {
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
         expect_at(self.len_bytes, offset)?;
-        self.file.write_all_at(bytes, offset).map_err(io_error("writing a partial payload"))?;
+        let written = self.direct.write_all_at(&self.file, bytes, offset);
+        written.map_err(io_error("writing a partial payload"))?;
         self.len_bytes = offset.saturating_add(bytes.len() as u64);
         self.behind.wrote(&self.file, bytes.len() as u64);
         Ok(())
