@@ -209,10 +209,11 @@ fn a_torn_tail_is_cut_off_at_every_byte() {
         for zeros in [0, 50] {
             let mut torn = full[..length as usize].to_vec();
             torn.resize(torn.len() + zeros, 0);
+            // One commit in 256 ends with a zero: then zeros behind the cut make it whole again.
+            let expected = if torn.starts_with(&full) { 3 } else { 2 };
             fs::write(&path, torn).unwrap();
             put_witness_files(dir.path(), &witness);
             let (mut disk, opened) = open(dir.path());
-            let expected = if length == full.len() as u64 { 3 } else { 2 };
             assert_eq!(count(&disk), expected, "cut at byte {length}");
             assert_eq!(opened, Opened::Rebuilt { frames: expected.into() }, "a torn tail is no damage");
             if length % 50 == 0 {
