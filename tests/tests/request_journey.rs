@@ -76,9 +76,12 @@ fn sakura_asks_and_hana_gives_less_and_penang_asks_by_text() {
     assert_eq!(declined["state"], "declined");
     assert_eq!(request(&penang, &text(&item, "id"))["state"], "waiting", "nobody has told it yet");
     hana.does(&["contact", "add", "penang"]);
-    penang.does(&["sync", "hana"]);
-    let told = request(&penang, &text(&item, "id"));
-    assert_eq!((&told["state"], &told["answer"]), (&"declined".into(), &"not now".into()));
+    // Hana's word comes behind the greeting; on a busy machine a command without a daemon may have gone by then.
+    let (told, _) = eventually("penang is told", SOON, || {
+        penang.does(&["sync", "hana"]);
+        Some(request(&penang, &text(&item, "id"))).filter(|item| item["state"] == "declined")
+    });
+    assert_eq!(told["answer"], "not now");
 
     let clock = hana.does(&["clock", "show"]).remove(0);
     assert_eq!(clock["state"], "right");
