@@ -53,7 +53,7 @@ impl Engine {
         if was_stranger {
             self.stranger_answered(peer);
         }
-        Ok(())
+        if duty == Duty::Hello { self.hear_early(peer) } else { Ok(()) }
     }
 
     /// Whoever greeted us denies something: it may know of our log what we do not.

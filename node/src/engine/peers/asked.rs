@@ -4,6 +4,7 @@ use super::super::getting::introduce;
 use super::super::select::time_text;
 use super::super::sync::SyncRun;
 use super::super::{Engine, RequestId};
+use super::Duty;
 use crate::failure::Failure;
 use karte_protocol::consent::Status;
 use karte_protocol::id::{DeviceId, PartyId};
@@ -15,6 +16,9 @@ use karte_protocol::time::SECOND_MS;
 /// How long a stranger's next Hello on one connection is answered without being looked at, in milliseconds. 2 s.
 const DEAF_MS: i64 = 2 * SECOND_MS;
 
+/// Requests of a contact that may wait for the answer to our Hello. 16: as many as it may have under way.
+const EARLY_MAX: usize = 16;
+
 impl Engine {
     pub(in crate::engine) fn request(
         &mut self,
@@ -23,10 +27,32 @@ impl Engine {
         body: &[u8],
     ) -> Result<(), Failure> {
         let response = match Request::from_bytes(body) {
+            Ok(request) if self.is_early(peer, &request) => {
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.early.push((id, body.to_vec()));
+                }
+                return Ok(());
+            }
             Ok(request) => self.respond(peer, request)?,
             Err(_) => Response::Denied,
         };
         self.reply(id, &response)
+    }
+
+    /// Whether a request has to wait for the answer to our Hello, which it may have overtaken: whoever answers a Hello
+    /// has greeted by that and begins to ask, each time on a stream of its own.
+    fn is_early(&self, peer: DeviceId, request: &Request) -> bool {
+        let is_greeting = matches!(request, Request::Hello(_) | Request::Join { .. });
+        let waits = self.peers.get(&peer).is_some_and(|state| {
+            !state.greeted && state.outstanding.contains(&Duty::Hello) && state.early.len() < EARLY_MAX
+        });
+        !is_greeting && waits && self.party_of(&peer).is_some_and(|party| self.is_met(party))
+    }
+
+    /// Our Hello was answered, or will not be: what waited for that is looked at now.
+    pub(super) fn hear_early(&mut self, peer: DeviceId) -> Result<(), Failure> {
+        let early = self.peers.get_mut(&peer).map(|state| std::mem::take(&mut state.early));
+        early.unwrap_or_default().into_iter().try_for_each(|(id, body)| self.request(peer, id, &body))
     }
 
     fn respond(&mut self, peer: DeviceId, request: Request) -> Result<Response, Failure> {

@@ -11,8 +11,8 @@ mod near;
 
 pub(super) use near::Near;
 
-use super::Engine;
 use super::steward::{Errand, Errands};
+use super::{Engine, RequestId};
 use crate::failure::{Failure, Kind};
 use karte_protocol::consent::{Release, Status};
 use karte_protocol::entry::Entry;
@@ -115,6 +115,8 @@ pub(super) struct Peer {
     /// Segments that it was told of.
     pub(super) told: BTreeMap<GrantId, u64>,
     receipts_sent: Vec<ObjectId>,
+    /// Requests that wait for the answer to our Hello.
+    early: Vec<(RequestId, Vec<u8>)>,
     /// Releases in the running minute.
     pub(super) releases: (i64, u32),
     /// Until when its Hello is not looked at again.
@@ -194,6 +196,7 @@ impl Peer {
             greeted: self.greeted,
             status_due: self.greeted,
             staff: self.staff,
+            early: self.early,
             ..Self::default()
         }
     }
