@@ -74,6 +74,9 @@ pub struct World {
     liars: BTreeSet<String>,
     /// Who takes want-lists and does not answer them, and which: streams and what was to go out on them.
     idlers: BTreeMap<String, Vec<(u64, Vec<engine::Serving>)>>,
+    /// Whose replies come when nothing else is on its way.
+    late: BTreeSet<String>,
+    held: VecDeque<(String, Input)>,
     /// What nodes told their own users, in order.
     pub notices: Vec<(String, String)>,
     /// Every control message that was sent: from, to, bytes.
@@ -114,6 +117,8 @@ impl World {
             streams: BTreeMap::new(),
             liars: BTreeSet::new(),
             idlers: BTreeMap::new(),
+            late: BTreeSet::new(),
+            held: VecDeque::new(),
             notices: vec![],
             sent: vec![],
             wanted: vec![],
@@ -445,6 +450,11 @@ impl World {
         self.run();
     }
 
+    /// What a node replies is overtaken from now on by all else that is on its way.
+    pub fn replies_late(&mut self, name: &str) {
+        self.late.insert(name.into());
+    }
+
     /// A node is at these addresses from now on, best first.
     pub fn moves(&mut self, name: &str, addresses: &[&str]) {
         let addresses = addresses.iter().map(|&address| address.to_owned()).collect();
@@ -523,7 +533,7 @@ impl World {
 
     fn run(&mut self) {
         for _ in 0..STEPS_MAX {
-            let Some((name, input)) = self.queue.pop_front() else {
+            let Some((name, input)) = self.queue.pop_front().or_else(|| self.held.pop_front()) else {
                 return;
             };
             for effect in self.handle(&name, input) {
@@ -541,7 +551,9 @@ impl World {
             Effect::Reply(id, body) => {
                 if let Some((asker, peer, duty)) = self.replies.remove(&(at.to_owned(), id)) {
                     self.replied.push((at.into(), asker.clone(), body.clone()));
-                    self.queue.push_back((asker, Input::Answered(peer, duty, Ok(body))));
+                    let answered = (asker, Input::Answered(peer, duty, Ok(body)));
+                    let way = if self.late.contains(at) { &mut self.held } else { &mut self.queue };
+                    way.push_back(answered);
                 }
             }
             Effect::Fetch(peer, fetch, expected) => {
