@@ -11,11 +11,25 @@ pub(super) fn count() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)
 }
 
-/// What `work` makes of each item, in their order. Each thread takes the next item that nobody has.
-pub(super) fn on_all<T: Sync, R: Send>(
+/// Items and bytes below which threads are not worth their start: sixteen small records are sealed in a millisecond. A
+/// daemon that imports a little every second would else grow by what the system keeps of each thread's memory.
+const FEW: usize = 16;
+const LITTLE_BYTES: u64 = 1 << 20;
+
+/// What `work` makes of each item, in their order, on this thread if they are few and little.
+pub(super) fn on_enough<T: Sync, R: Send>(
     items: &[T],
+    bytes: impl Fn(&T) -> u64,
     work: impl Fn(&T) -> R + Sync,
 ) -> Result<Vec<R>, Failure> {
+    match items.len() <= FEW && items.iter().map(bytes).fold(0, u64::saturating_add) <= LITTLE_BYTES {
+        true => Ok(items.iter().map(work).collect()),
+        false => on_all(items, work),
+    }
+}
+
+/// What `work` makes of each item, in their order. Each thread takes the next item that nobody has.
+fn on_all<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Result<Vec<R>, Failure> {
     if let [only] = items {
         return Ok(vec![work(only)]);
     }

@@ -4,7 +4,7 @@
 //! them so, or their rows ([`super::settle`]).
 
 use super::Node;
-use super::cores::on_all;
+use super::cores::on_enough;
 use super::outlines::{ALONE_BYTES_MAX, hash_of_file};
 use crate::engine::{Answer, Input, Known, NewRecord, Wanted, author_of, source_key};
 use crate::failure::Failure;
@@ -29,6 +29,13 @@ pub(super) fn held_bytes(body: &Body) -> u64 {
         Body::Memory(bytes) => bytes.len() as u64,
         Body::File(_, bytes) if *bytes <= ALONE_BYTES_MAX => *bytes,
         Body::File(..) => 0,
+    }
+}
+
+fn body_bytes(body: &Body) -> u64 {
+    match body {
+        Body::Memory(bytes) => bytes.len() as u64,
+        Body::File(_, bytes) => *bytes,
     }
 }
 
@@ -87,7 +94,7 @@ impl Sealing<'_> {
     /// Seals what is new. `recent` is what is known of a group that may not be in the library yet.
     pub(super) fn seal_group(&self, group: Vec<Finding>, recent: &Known) -> Result<SealedGroup, Failure> {
         let (mut hashed, mut refused) = (Vec::with_capacity(group.len()), Vec::new());
-        let looked_at = on_all(&group, look_at)?;
+        let looked_at = on_enough(&group, |one| body_bytes(&one.bytes), look_at)?;
         for (finding, looked_at) in group.into_iter().zip(looked_at) {
             match looked_at {
                 Ok((hash, held, proven)) => hashed.push(Hashed { hash, finding, held, proven }),
@@ -104,7 +111,8 @@ impl Sealing<'_> {
         let (mut records, mut fresh) = (Vec::with_capacity(hashed.len()), Known::default());
         while !hashed.is_empty() {
             let (now, later) = next_wave(hashed);
-            let wave = on_all(&now, |one| self.seal_one(one, &known))?;
+            let bytes = |one: &Hashed| body_bytes(&one.finding.bytes);
+            let wave = on_enough(&now, bytes, |one| self.seal_one(one, &known))?;
             for (one, record) in now.iter().zip(wave) {
                 let record = record?;
                 let id = record.handed.record;
