@@ -33,14 +33,8 @@ impl World {
 
     /// Notes what an input brings, before the engine sees it.
     pub fn hears(&mut self, at: usize, input: &Input) -> Heard {
-        let mut heard = Heard {
-            label: "",
-            asked: None,
-            entries: false,
-            own_log: BTreeSet::new(),
-            stream: None,
-            status_of: None,
-        };
+        let mut heard =
+            Heard { label: "", entries: false, own_log: BTreeSet::new(), stream: None, status_of: None };
         match input {
             Input::Command(..) => (heard.label, heard.entries) = ("command", true),
             Input::Records(..) => heard.label = "records",
@@ -52,7 +46,7 @@ impl World {
                 heard.label = "request";
                 if let Ok(request) = Request::from_bytes(body) {
                     self.hears_request(at, *peer, &request, &mut heard);
-                    heard.asked = Some((*peer, *id, request));
+                    self.nodes[at].view.unanswered.insert(*id, (*peer, request));
                 }
             }
             Input::Answered(peer, duty, answer) => self.hears_answer(at, *peer, *duty, answer, &mut heard),
@@ -268,9 +262,8 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Reply(id, body) => {
-                    if let Some((peer, _, request)) = heard.asked.as_ref().filter(|(_, asked, _)| asked == id)
-                    {
-                        self.replies(at, *peer, request, body);
+                    if let Some((peer, request)) = self.nodes[at].view.unanswered.remove(id) {
+                        self.replies(at, peer, &request, body);
                     }
                 }
                 Effect::Serve(stream, items, _) => {

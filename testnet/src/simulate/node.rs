@@ -10,6 +10,7 @@ use karte_node::keystore::{Keyring, Keys, KeystoreError};
 use karte_protocol::consent::{Accept, Release, Status};
 use karte_protocol::id::{DeviceId, EntryId, GrantId, ObjectId, PartyId, RecordId};
 use karte_protocol::keys::SealingKey;
+use karte_protocol::message::Request;
 use karte_protocol::signed::Verified;
 use karte_protocol::time::UnixMs;
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,6 +93,8 @@ pub struct View {
     pub statuses: Vec<Verified<Status>>,
     /// Acceptances that reached it.
     pub accepts: Vec<Verified<Accept>>,
+    /// Requests that it has not answered: one that overtakes the answer to a Hello waits for that.
+    pub unanswered: BTreeMap<u64, (DeviceId, Request)>,
     /// Sessions it opened.
     pub sessions: BTreeMap<(DeviceId, GrantId), Verified<Release>>,
     /// Releases that opened one.

@@ -15,7 +15,7 @@ use karte_node::engine::{Answer, Duty, Effect, FetchEnd, Input, Policy, Serving}
 use karte_node::failure::Failure;
 use karte_node::store::Store;
 use karte_protocol::id::{DeviceId, EntryId, GrantId, PartyId, RecordId};
-use karte_protocol::message::{Fetch, Request};
+use karte_protocol::message::Fetch;
 use karte_protocol::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, UnixMs};
 use karte_protocol::variants::{self, Variant};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -429,6 +429,7 @@ impl World {
         let node = &mut self.nodes[at];
         node.commits = 0;
         node.view.sessions.clear();
+        node.view.unanswered.clear();
         let open: Vec<u64> =
             self.conns.iter().filter(|((a, b), _)| *a == at || *b == at).map(|(_, conn)| *conn).collect();
         open.into_iter().for_each(|conn| self.close(conn));
@@ -745,8 +746,6 @@ pub fn sync(with: usize) -> Command {
 pub struct Heard {
     /// One word for the trace.
     pub label: &'static str,
-    /// The peer and request, if it is one.
-    pub asked: Option<(DeviceId, u64, Request)>,
     /// Entries may have been taken in.
     pub entries: bool,
     /// What came in answer to a request for entries of the own log. What is signed in the same step is not among it.
