@@ -1,7 +1,7 @@
 //! Writing long files past the page cache.
 //!
-//! For: what is written once from start to end, synced, and not read again at once: payloads of more than a MiB, and the files
-//! of an export. Through the cache each page is first found room for and then copied into; on the machine of
+//! For: what is written once from start to end, synced, and not read again at once: long payloads that arrive, and the files
+//! of an export. Not for an import, which would wait for the disk between two pieces that it seals. Through the cache each page is first found room for and then copied into; on the machine of
 //! `testnet/reports/wire.md` that took 2.5 s of a core for 2 GiB, and 0.3 s past it. Not for: durability, which is the sync's as ever.
 //!
 //! The blocks that a piece fills go past the cache, what is left of it at either end goes through it; the system keeps

@@ -19,7 +19,7 @@ use super::{
     BlobId, BlobStats, BlobWriter, Blobs, Check, Checked, Failed, Limits, Partial, ReadSeek, Reclaimed,
     UnhashedWriter, lock, remove,
 };
-use crate::store::{Direct, StoreError, files, io_error};
+use crate::store::{StoreError, files, io_error};
 
 /// Bytes checked between two words about it. 8 MiB: some 10 ms.
 const PROGRESS_BYTES: u64 = 8 << 20;
@@ -327,8 +327,6 @@ struct HashingWriter {
 struct Spilled {
     path: Option<PathBuf>,
     file: File,
-    len_bytes: u64,
-    direct: Direct,
     behind: Behind,
 }
 
@@ -336,13 +334,11 @@ impl Spilled {
     fn create(folder: &Folder) -> io::Result<Self> {
         let path = folder.files.tmp_path();
         let file = files::private().create_new(true).open(&path)?;
-        let direct = Direct::new(path.clone());
-        Ok(Self { path: Some(path), file, len_bytes: 0, direct, behind: Behind::default() })
+        Ok(Self { path: Some(path), file, behind: Behind::default() })
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.direct.write_all_at(&self.file, bytes, self.len_bytes)?;
-        self.len_bytes = self.len_bytes.saturating_add(bytes.len() as u64);
+        self.file.write_all(bytes)?;
         self.behind.wrote(&self.file, bytes.len() as u64);
         Ok(())
     }
