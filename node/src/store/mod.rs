@@ -16,8 +16,8 @@ mod compact;
 #[cfg(test)]
 mod contract;
 mod delta;
-mod disk;
 mod direct;
+mod disk;
 mod files;
 mod format;
 mod journal;
