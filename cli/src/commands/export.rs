@@ -8,11 +8,10 @@ use crate::syncing::Syncing;
 use crate::view;
 use karte_node::command::Command;
 use karte_node::failure::Failure;
-use karte_node::store::Direct;
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -129,32 +128,11 @@ fn told(session: &Session, summary: Value, target: &Path) -> Result<(), Error> {
     output::print(&format!("Wrote {} to {place}.{left}", view::count(records, "record")))
 }
 
-/// Bytes of a file that are written at once. 1 MiB: the disk is waited for once for each.
-const HELD_BYTES: usize = 1 << 20;
-
 /// A folder that is being written, readable by its owner alone.
 struct Folder {
     root: PathBuf,
-    current: Option<Current>,
+    current: Option<io::BufWriter<File>>,
     syncing: Syncing,
-    /// What of the file at hand is not written yet.
-    held: Vec<u8>,
-}
-
-/// The file at hand: of what was exported nothing is read again here, so it goes past the page cache.
-struct Current {
-    file: File,
-    direct: Direct,
-    written: u64,
-}
-
-impl Current {
-    fn write(&mut self, held: &mut Vec<u8>) -> io::Result<()> {
-        self.direct.write_all_at(&self.file, held, self.written)?;
-        self.written = self.written.saturating_add(held.len() as u64);
-        held.clear();
-        Ok(())
-    }
 }
 
 impl Folder {
@@ -172,7 +150,7 @@ impl Folder {
         })?;
         let syncing = Syncing::start()
             .map_err(|error| Failure::failed(format!("no threads to sync files with: {error}")))?;
-        Ok(Self { root: root.to_owned(), current: None, syncing, held: Vec::with_capacity(HELD_BYTES) })
+        Ok(Self { root: root.to_owned(), current: None, syncing })
     }
 
     fn begin(&mut self, file: &str) -> io::Result<()> {
@@ -186,22 +164,21 @@ impl Folder {
         if let Some(parent) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
         }
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        self.current = Some(Current { file, direct: Direct::new(path), written: 0 });
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        self.current = Some(io::BufWriter::new(file));
         Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(current) = &mut self.current else { return Ok(()) };
-        self.held.extend_from_slice(bytes);
-        if self.held.len() < HELD_BYTES { Ok(()) } else { current.write(&mut self.held) }
+        self.current.as_mut().map_or(Ok(()), |file| file.write_all(bytes))
     }
 
     /// The file at hand is written; it is synced while the next one is.
     fn end_file(&mut self) -> io::Result<()> {
-        let Some(mut current) = self.current.take() else { return Ok(()) };
-        current.write(&mut self.held)?;
-        self.syncing.add(current.file)
+        match self.current.take() {
+            Some(file) => self.syncing.add(file.into_inner().map_err(io::IntoInnerError::into_error)?),
+            None => Ok(()),
+        }
     }
 
     /// Waits until every file is on the disk.

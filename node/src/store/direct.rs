@@ -1,7 +1,7 @@
 //! Writing long files past the page cache.
 //!
-//! For: what is written once from start to end, synced, and not read again at once: long payloads that arrive, and the files
-//! of an export. Not for an import, which would wait for the disk between two pieces that it seals. Through the cache each page is first found room for and then copied into; on the machine of
+//! For: what is written once from start to end by a thread that does nothing else, synced, and not read again at once: long
+//! payloads that arrive. Not for an import or an export, which would wait for the disk between two pieces that they make. Through the cache each page is first found room for and then copied into; on the machine of
 //! `testnet/reports/wire.md` that took 2.5 s of a core for 2 GiB, and 0.3 s past it. Not for: durability, which is the sync's as ever.
 //!
 //! The blocks that a piece fills go past the cache, what is left of it at either end goes through it; the system keeps
@@ -28,7 +28,7 @@ thread_local! {
 
 /// The way past the cache to one file.
 #[derive(Debug)]
-pub struct Direct {
+pub(crate) struct Direct {
     path: PathBuf,
     way: Way,
 }
@@ -43,7 +43,7 @@ enum Way {
 
 impl Direct {
     /// To the file at `path`, which is there when something is written.
-    pub fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self { path, way: Way::Untried }
     }
 
@@ -51,7 +51,7 @@ impl Direct {
     ///
     /// # Errors
     /// As [`FileExt::write_all_at`]; what was written of `bytes` is then not known.
-    pub fn write_all_at(&mut self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    pub(crate) fn write_all_at(&mut self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let past_block = usize::try_from(offset % BLOCK_BYTES as u64).unwrap_or_default();
         let front = (BLOCK_BYTES - past_block) % BLOCK_BYTES;
         let rest = bytes.len().saturating_sub(front);

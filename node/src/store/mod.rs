@@ -40,7 +40,7 @@ pub use blobs::{
 };
 pub use check::{Finding, Gravity, Health};
 pub use delta::Batch;
-pub use direct::Direct;
+pub(crate) use direct::Direct;
 pub use disk::Disk;
 pub use memory::Memory;
 pub use open::Opened;
